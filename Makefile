@@ -1,0 +1,65 @@
+# The project's commands. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
+DEVELOPMENT := $(VENV)/.development
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint format types layers migrations services requirements clean
+
+help: ## List the commands
+	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: $(RUNTIME) .env ## See the whole job work, then browse it; ONCE=1 stops after the table
+	$(BIN)/python -m demo $(if $(ONCE),--once)
+
+test: $(DEVELOPMENT) .env ## Run the tests, with every real service that is found
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types layers migrations test ## Everything that must hold before a commit
+
+lint: $(DEVELOPMENT) ## Format and lint, without changing anything
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(DEVELOPMENT) ## Format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: $(DEVELOPMENT) .env ## Check the types
+	$(BIN)/mypy .
+
+layers: $(DEVELOPMENT) ## Check the direction of imports
+	$(BIN)/lint-imports
+
+migrations: $(DEVELOPMENT) .env ## Check that no migration is missing
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+services: ## Install PostgreSQL, MariaDB, Redis and Kafka for the tests (Debian, root)
+	bash tests/services/install.sh
+
+requirements: $(DEVELOPMENT) ## Compile the exact pins from pyproject.toml
+	$(BIN)/pip-compile $(PINS) --output-file requirements.txt pyproject.toml
+	$(BIN)/pip-compile $(PINS) --extra dev --output-file requirements-dev.txt pyproject.toml
+
+PINS := --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
+	--no-emit-trusted-host
+
+clean: ## Remove the virtual environment and everything that was written
+	rm -rf $(VENV) var .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(DEVELOPMENT): requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(RUNTIME)
+
+.env: | $(RUNTIME)
+	umask 077 && $(BIN)/python -m queryexport.dotenv > $@.part && mv $@.part $@

@@ -1,0 +1,1 @@
+"""One sink: rows as Kafka messages, counted by what the brokers acknowledged."""

@@ -1,0 +1,277 @@
+"""Sends messages and counts what the brokers acknowledge. The only module that produces."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from time import monotonic, time
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from kafka_sink.config import FEATURES, KafkaSettings, producer_config
+from kafka_sink.messages import Message
+from kafka_sink.reports import Ledger, reason
+from queryexport.errors import ConfigurationError, DeliveryError
+from queryexport.rows import Progress
+
+logger = logging.getLogger(__name__)
+
+REACH_LIMIT_SEC = 8.0
+OUTAGE_LIMIT_SEC = 30.0
+REPORT_GRACE_SEC = 10.0
+PURGE_LIMIT_SEC = 5.0
+TURN_SEC = 0.2
+HEARTBEAT_SEC = 1.0
+MOST_WAITING = 10_000
+TRIES_AGAIN_AFTER = (1, 2, 4)  # times retry_backoff_ms: 100, 200, 400 ms
+NEVER_RIGHT_LATER = frozenset({KafkaError._AUTHENTICATION, KafkaError._FATAL, KafkaError._FENCED})
+WRONG_FROM_THE_START = frozenset({KafkaError._SSL})  # Later, it may be a connection that broke.
+
+
+class CountingProducer:
+    """One delivery to one topic: every row that is sent ends as acked, failed or unknown.
+
+    Made inside the worker process, used there, and over with its `with` block, which leaves no
+    row without a verdict: what has no report by then is purged and counted. `progress` hears of
+    newly acknowledged rows once per batch, and at least once a second while the client waits;
+    whatever it raises ends the delivery.
+
+    Raises `ConfigurationError` for settings that the client refuses, `DeliveryError` when the
+    brokers refuse the run as a whole or stay out of reach for `outage_limit_sec`.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        *,
+        batch_messages: int,
+        progress: Progress,
+        outage_limit_sec: float = OUTAGE_LIMIT_SEC,
+    ) -> None:
+        self.ledger = Ledger()
+        self._settings = settings
+        self._topic = topic
+        self._progress = progress
+        self._outage_limit_sec = outage_limit_sec
+        self._report_limit_sec = settings.message_timeout_ms / 1000 + REPORT_GRACE_SEC
+        self._told_rows = 0
+        self._told_at = self._heard_at = monotonic()
+        self._answered = 0
+        self._reached = False
+        self._down_since: float | None = None
+        self._trouble: KafkaError | None = None
+        self._final: KafkaError | None = None
+        self._pid = os.getpid()
+        self._producer = self._open(producer_config(settings, batch_messages=batch_messages))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abandon()
+
+    def require_topic(self, limit_sec: float = REACH_LIMIT_SEC) -> None:
+        """Raises `ConfigurationError` when the topic does not exist, and `DeliveryError` when the
+        brokers cannot be asked within `limit_sec`; at once when they refuse the log-in.
+        """
+        # All topics are listed, because asking for one by name can create it.
+        topics = self._topics(monotonic() + limit_sec)
+        if self._topic not in topics:
+            raise ConfigurationError(
+                f"The topic {self._topic} does not exist on {self._settings}, or its user may not "
+                "see it. Create it, or correct the item's topic."
+            )
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Hands messages to the client, which sends them in the background; waits for room."""
+        assert os.getpid() == self._pid, "a producer does not survive a fork"
+        produce, topic, ledger = self._producer.produce, self._topic, self.ledger
+        report = ledger.report
+        if not ledger.outstanding:
+            self._heard_at = monotonic()  # Nobody was asked while the query took its time.
+        for message in messages:
+            key, value, headers = message
+            try:
+                if headers:
+                    produce(topic, value, key, on_delivery=report, headers=list(headers))
+                else:
+                    produce(topic, value, key, on_delivery=report)
+                ledger.handed += 1
+            except BufferError:
+                self._send_when_there_is_room(message)
+            except KafkaException as error:
+                ledger.refuse(message, error.args[0])
+                self._stop_if_hopeless()
+        self._serve(0)
+        if len(ledger.waiting) >= MOST_WAITING:
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits until every row has its verdict; rows refused for now get three more tries."""
+        self._drain()
+        for factor in TRIES_AGAIN_AFTER:
+            if not self.ledger.waiting:
+                return
+            self._pause(self._settings.retry_backoff_ms * factor / 1000)
+            self._send_again()
+        self.ledger.give_up()
+
+    def abandon(self) -> None:
+        """Stops sending now. Rows without an acknowledgement are counted, never claimed."""
+        if self.ledger.outstanding:
+            self._producer.purge()
+            deadline = monotonic() + PURGE_LIMIT_SEC
+            while self.ledger.outstanding and monotonic() < deadline:
+                self._producer.poll(TURN_SEC)
+        self.ledger.give_up()
+        self.ledger.write_off()
+
+    def _open(self, config: dict[str, Any]) -> Producer:
+        callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": logger}
+        if self._settings.uses_sasl and self._settings.sasl_mechanism == "OAUTHBEARER":
+            callbacks["oauth_cb"] = _bearer_token(self._settings.password)
+        try:
+            return Producer({**config, **callbacks})
+        except KafkaException as error:
+            raise ConfigurationError(
+                f"The Kafka client refuses the connection {self._settings}: "
+                f"{self._settings.without_secrets(error.args[0].str())}. Correct the connection."
+            ) from error
+
+    def _topics(self, deadline: float) -> set[str]:
+        while True:
+            try:
+                topics = set(self._producer.list_topics(timeout=1).topics)
+            except KafkaException as error:
+                self._trouble = self._trouble or error.args[0]
+                self._producer.poll(0)  # Serves the error callback, which knows the real reason.
+                self._stop_if_hopeless()
+                if monotonic() > deadline:
+                    raise self._unreachable() from error
+            else:
+                self._down_since, self._reached = None, True
+                return topics
+
+    def _send_again(self) -> None:
+        for _ in range(len(self.ledger.waiting)):
+            self._send_when_there_is_room(self.ledger.waiting[0][0])
+            self.ledger.sent_again()
+        self._drain()
+
+    def _send_when_there_is_room(self, message: Message) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic,
+                    message.value,
+                    message.key,
+                    on_delivery=self.ledger.report,
+                    headers=list(message.headers),
+                )
+                self.ledger.handed += 1
+                return
+            except BufferError:
+                self._serve(TURN_SEC)
+            except KafkaException as error:
+                self.ledger.refuse(message, error.args[0])
+                self._stop_if_hopeless()
+                return
+
+    def _drain(self) -> None:
+        while self.ledger.outstanding:
+            self._producer.flush(TURN_SEC)  # Unlike poll(), it does not wait for linger.ms.
+            self._serve(0)
+
+    def _pause(self, seconds: float) -> None:
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            self._serve(left)
+
+    def _serve(self, timeout_sec: float) -> None:
+        """One turn of the client's events, then of ours."""
+        self._producer.poll(timeout_sec)
+        now = monotonic()
+        if self.ledger.answered != self._answered:
+            self._answered, self._heard_at, self._down_since = self.ledger.answered, now, None
+        self._tell_progress(now)
+        self._stop_if_hopeless(now)
+
+    def _tell_progress(self, now: float) -> None:
+        new_rows = self.ledger.acked - self._told_rows
+        if new_rows or now - self._told_at > HEARTBEAT_SEC:
+            self._told_rows, self._told_at = self.ledger.acked, now
+            self._progress.delivered(new_rows)
+
+    def _on_error(self, error: KafkaError) -> None:
+        """The client's own view of its connections; called from `poll`, so it never raises."""
+        code = error.code()
+        never = NEVER_RIGHT_LATER if self._reached else NEVER_RIGHT_LATER | WRONG_FROM_THE_START
+        if error.fatal() or code in never:
+            self._final = self._final or error
+        elif code == KafkaError._ALL_BROKERS_DOWN:
+            self._down_since = self._down_since or monotonic()
+        else:
+            self._trouble = error
+
+    def _stop_if_hopeless(self, now: float | None = None) -> None:
+        if self._final:
+            raise DeliveryError(
+                f"The brokers of {self._settings} and this client do not come together: "
+                f"{self._words(self._final)}. Check protocol, user, password and certificates "
+                "of the Kafka connection."
+            )
+        if refusal := self.ledger.refusal_for_all:
+            raise DeliveryError(
+                f"The brokers of {self._settings} refuse the topic {self._topic}: "
+                f"{self._settings.without_secrets(reason(refusal))}"
+            )
+        if now and self.ledger.outstanding and self._silent(now):
+            raise self._unreachable()
+
+    def _silent(self, now: float) -> bool:
+        """Whether no broker has answered for longer than any answer may take."""
+        if (
+            self._down_since
+            and now - max(self._down_since, self._heard_at) > self._outage_limit_sec
+        ):
+            return True
+        return now - self._heard_at > self._report_limit_sec
+
+    def _unreachable(self) -> DeliveryError:
+        words = self._words(self._trouble) if self._trouble else "no answer"
+        return DeliveryError(
+            f"The brokers of {self._settings} cannot be reached: {words}. Check the servers' "
+            "addresses, that they run, and that the network lets this worker through.",
+            retryable=True,
+        )
+
+    def _words(self, error: KafkaError) -> str:
+        return self._settings.without_secrets(error.str()).rstrip(".")
+
+
+def _bearer_token(token: str) -> Callable[[str], tuple[str, float]]:
+    """The client asks again when a token is used up; it is told that ours lasts another hour."""
+    return lambda _config: (token, time() + 3600)
+
+
+@lru_cache
+def client_features() -> frozenset[str]:
+    """The SASL features that the installed client library was built with."""
+    return frozenset(filter(_has_feature, set(FEATURES.values())))
+
+
+def _has_feature(feature: str) -> bool:
+    # The library offers no question, but refuses a feature that it lacks.
+    try:
+        Producer({"builtin.features": feature, "bootstrap.servers": "localhost", "log_level": 0})
+    except KafkaException:
+        return False
+    return True

@@ -1,0 +1,98 @@
+"""Delivers a result to a Kafka topic, one message a row."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import tzinfo
+from time import monotonic
+
+from kafka_sink.config import KafkaSettings
+from kafka_sink.messages import Envelope, Message, MessageBuilder
+from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
+from kafka_sink.reports import Ledger
+from queryexport.errors import DeliveryError, ExportError, RunSuperseded
+from queryexport.rows import Progress, Receipt, Result, Row
+
+
+@dataclass(frozen=True)
+class KafkaSink:
+    """One topic on one Kafka connection.
+
+    `rows` in the receipt are the rows that the brokers acknowledged with all in-sync replicas;
+    `failed` ones were refused, `unknown` ones may or may not be in the topic and are never sent
+    twice. `batch_size` is the most messages in one request, 1 to 10000. A time without a zone is
+    taken to be in `zone`. The run ends when all brokers are down for `outage_limit_sec`.
+
+    When the delivery breaks off, the `ExportError` has the receipt of what arrived until then.
+    """
+
+    settings: KafkaSettings
+    topic: str
+    key_field: str
+    batch_size: int
+    envelope: Envelope | None
+    zone: tzinfo
+    outage_limit_sec: float = OUTAGE_LIMIT_SEC
+
+    def deliver(self, result: Result, progress: Progress) -> Receipt:
+        started = monotonic()
+        builder = MessageBuilder(
+            result.columns, self.key_field, envelope=self.envelope, zone=self.zone
+        )
+        with self._producer(progress) as producer:
+            producer.require_topic()
+            try:
+                for messages in _built(builder, result.batches):
+                    producer.send(messages)
+                producer.settle()
+            except ExportError as error:
+                _wind_up(producer, error)
+                error.receipt = self._receipt(producer.ledger, started)
+                raise
+        return self._receipt(producer.ledger, started)
+
+    def _producer(self, progress: Progress) -> CountingProducer:
+        return CountingProducer(
+            self.settings,
+            self.topic,
+            batch_messages=self.batch_size,
+            progress=progress,
+            outage_limit_sec=self.outage_limit_sec,
+        )
+
+    def _receipt(self, ledger: Ledger, started: float) -> Receipt:
+        return Receipt(
+            ledger.acked,
+            f"{self.topic}: {_offsets(ledger)}",
+            ledger.size_bytes,
+            failed=ledger.failed,
+            unknown=ledger.unknown,
+            undelivered=tuple(ledger.undelivered),
+            duration_sec=monotonic() - started,
+        )
+
+
+def _built(
+    builder: MessageBuilder, batches: Iterator[Sequence[Row]]
+) -> Iterator[Iterator[Message]]:
+    """The messages of each batch; rows are numbered from 1 over all of them."""
+    done = 0
+    for batch in batches:
+        yield map(builder.build, batch, range(done + 1, done + len(batch) + 1))
+        done += len(batch)
+
+
+def _wind_up(producer: CountingProducer, error: ExportError) -> None:
+    """Lets rows that are on their way arrive, unless the run has another owner by now."""
+    if not isinstance(error, RunSuperseded):
+        with suppress(DeliveryError):  # `error` came first and says why.
+            producer.settle()
+    producer.abandon()
+
+
+def _offsets(ledger: Ledger) -> str:
+    ranges = (
+        f"partition {partition} offsets {first}–{last}"
+        for partition, (first, last) in sorted(ledger.offsets.items())
+    )
+    return ", ".join(ranges) or "no messages"

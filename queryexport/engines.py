@@ -1,0 +1,230 @@
+"""What differs between database engines: how to connect, go read-only, and stop a statement."""
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy.pool import NullPool
+
+from queryexport.errors import ConfigurationError
+
+APPLICATION_NAME = "query-export"
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """A database connection as a worker needs it, secrets resolved. Never log or store one."""
+
+    name: str
+    engine: str
+    host: str = ""
+    port: int | None = None
+    database: str = ""
+    username: str = ""
+    password: str = field(default="", repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    connect_timeout_sec: int = 10
+    statement_timeout_sec: int = 300
+
+    def __str__(self) -> str:
+        place = f"{self.host}:{self.port}" if self.port else self.host
+        return f"“{self.name}” ({self.engine} {'/'.join(filter(None, (place, self.database)))})"
+
+
+class Dialect(ABC):
+    """What `source` needs to know of one engine."""
+
+    options: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def create(self, settings: ConnectionSettings) -> Engine:
+        """An engine without a pool: one run, one session, closed at its end."""
+
+    def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
+        """Makes the session read-only where the engine can, and sets its own time limit."""
+
+    @abstractmethod
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        """Stops the running statement in the database; called from another thread."""
+
+    def forget(self, driver_connection: Any) -> None:
+        """Makes the driver forget a half-read result that closing would read to its end."""
+
+
+def _engine(
+    settings: ConnectionSettings,
+    drivername: str,
+    connect_args: dict[str, Any],
+    query: Mapping[str, str] | None = None,
+    database: str | None = None,
+) -> Engine:
+    url = URL.create(
+        drivername,
+        username=settings.username or None,
+        password=settings.password or None,
+        host=settings.host or None,
+        port=settings.port,
+        database=settings.database if database is None else database,
+        query=query or {},
+    )
+    return create_engine(url, connect_args=connect_args, poolclass=NullPool)
+
+
+class PostgreSQL(Dialect):
+    """Named cursor inside a read-only transaction; cancelled by PostgreSQL's cancel request."""
+
+    options = frozenset({"sslmode", "sslrootcert", "target_session_attrs"})
+
+    def create(self, settings: ConnectionSettings) -> Engine:
+        # statement_timeout counts one FETCH at a time, so it is only the second net under our own
+        # clock; client_connection_check_interval ends the statement of a killed worker.
+        arguments = {
+            "connect_timeout": settings.connect_timeout_sec,
+            "application_name": APPLICATION_NAME,
+            "options": f"-c statement_timeout={settings.statement_timeout_sec}s",
+            "keepalives_idle": 30,
+            **settings.options,
+        }
+        return _engine(settings, "postgresql+psycopg", arguments)
+
+    def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.read_only = True
+        if driver.info.server_version >= 140000:
+            connection.exec_driver_sql("SET client_connection_check_interval = '5s'")
+
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        driver_connection.cancel_safe(timeout=settings.connect_timeout_sec)
+
+
+class MySQL(Dialect):
+    """MySQL and MariaDB: unbuffered cursor; `KILL QUERY` from a second session stops it."""
+
+    options = frozenset({"charset", "ssl_ca", "ssl_verify_cert", "ssl_verify_identity"})
+
+    def create(self, settings: ConnectionSettings) -> Engine:
+        arguments = {
+            "charset": "utf8mb4",
+            "connect_timeout": settings.connect_timeout_sec,
+            "read_timeout": settings.statement_timeout_sec + 30,
+            "program_name": APPLICATION_NAME,
+            **settings.options,
+        }
+        return _engine(settings, "mysql+pymysql", arguments)
+
+    def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
+        seconds = settings.statement_timeout_sec
+        mariadb = getattr(connection.dialect, "is_mariadb", False)
+        limit = f"max_statement_time={seconds}" if mariadb else f"max_execution_time={seconds}000"
+        connection.exec_driver_sql(f"SET SESSION {limit}")
+        connection.exec_driver_sql("START TRANSACTION READ ONLY")
+
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        with self.create(settings).connect() as second:
+            second.exec_driver_sql(f"KILL QUERY {int(driver_connection.thread_id())}")
+
+    def forget(self, driver_connection: Any) -> None:
+        if driver_connection._result:  # PyMySQL offers no public way.
+            driver_connection._result.unbuffered_active = False
+
+
+class SQLite(Dialect):
+    """A file opened read-only; there is no server, so the statement is interrupted in place."""
+
+    def create(self, settings: ConnectionSettings) -> Engine:
+        path = Path(settings.database)
+
+        def connect() -> sqlite3.Connection:
+            return sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                timeout=settings.connect_timeout_sec,
+                check_same_thread=False,
+            )
+
+        return create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
+
+    def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        driver_connection.interrupt()
+
+
+class DuckDB(Dialect):
+    """A file opened read-only, without other files or the network; it has no own time limit."""
+
+    options = frozenset({"threads", "memory_limit"})
+
+    def create(self, settings: ConnectionSettings) -> Engine:
+        config = {"enable_external_access": "false", **settings.options}
+        return _engine(settings, "duckdb", {"read_only": True, "config": config})
+
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        driver_connection.interrupt()
+
+
+class Oracle(Dialect):
+    """The thin driver, by service name; a read-only transaction and `call_timeout`."""
+
+    options = frozenset({"wallet_location", "ssl_server_dn_match"})
+
+    def create(self, settings: ConnectionSettings) -> Engine:
+        arguments = {"tcp_connect_timeout": settings.connect_timeout_sec, **settings.options}
+        query = {"service_name": settings.database}
+        return _engine(settings, "oracle+oracledb", arguments, query, database="")
+
+    def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.call_timeout = settings.statement_timeout_sec * 1000
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        driver_connection.cancel()
+
+
+class SQLServer(Dialect):
+    """SQL Server has no read-only transaction: the login must have `db_datareader` only."""
+
+    options = frozenset({"tds_version", "encryption"})
+
+    def create(self, settings: ConnectionSettings) -> Engine:
+        arguments = {
+            "login_timeout": settings.connect_timeout_sec,
+            "timeout": settings.statement_timeout_sec,
+            "appname": APPLICATION_NAME,
+            **settings.options,
+        }
+        return _engine(settings, "mssql+pymssql", arguments)
+
+    def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
+        driver_connection._conn.cancel()  # pymssql offers no public way.
+
+
+DIALECTS: Mapping[str, Dialect] = {
+    "postgresql": PostgreSQL(),
+    "mysql": MySQL(),
+    "oracle": Oracle(),
+    "mssql": SQLServer(),
+    "sqlite": SQLite(),
+    "duckdb": DuckDB(),
+}
+
+
+def check_options(engine: str, options: Mapping[str, Any]) -> None:
+    """Raises `ConfigurationError` for an option that is not on the engine's list.
+
+    A list of what is allowed, because drivers take options that read files or run commands.
+    """
+    allowed = DIALECTS[engine].options
+    if unknown := sorted(set(options) - allowed):
+        raise ConfigurationError(
+            f"{', '.join(unknown)} is no option that {engine} connections may set. "
+            f"Allowed: {', '.join(sorted(allowed)) or 'none'}."
+        )

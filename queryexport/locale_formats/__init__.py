@@ -1,0 +1,1 @@
+"""How pages show dates and times: ISO 8601 order, with seconds."""

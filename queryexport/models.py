@@ -1,0 +1,198 @@
+"""What operators keep: the database connections, and the queries that run on them."""
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+
+from queryexport.encryption import EncryptedTextField
+from queryexport.engines import ConnectionSettings, check_options
+from queryexport.errors import ConfigurationError
+from queryexport.parameters import find_parameters
+
+LONGEST_TIMEOUT_SEC = 24 * 60 * 60
+
+
+class DatabaseConnection(models.Model):
+    """A database that queries read from, always read-only."""
+
+    class Engine(models.TextChoices):
+        POSTGRESQL = "postgresql", "PostgreSQL"
+        MYSQL = "mysql", "MySQL or MariaDB"
+        ORACLE = "oracle", "Oracle"
+        MSSQL = "mssql", "SQL Server"
+        SQLITE = "sqlite", "SQLite"
+        DUCKDB = "duckdb", "DuckDB"
+
+    FILE_ENGINES = (Engine.SQLITE, Engine.DUCKDB)
+
+    name = models.CharField(
+        max_length=100,
+        unique=True,
+        help_text="Short name that history and messages show, for example cdg_prod.",
+    )
+    environment = models.CharField(
+        max_length=40,
+        blank=True,
+        help_text="Label shown beside the name, for example production or test.",
+    )
+    engine = models.CharField(max_length=20, choices=Engine, help_text="For example PostgreSQL.")
+    host = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="Host name or address, for example db1.example.com. Empty for a file.",
+    )
+    port = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(65535)],
+        help_text="For example 5432. Empty for the engine's usual port.",
+    )
+    database = models.CharField(
+        max_length=500,
+        help_text="Database name, Oracle service name, or the path of a SQLite or DuckDB file.",
+    )
+    username = models.CharField(
+        max_length=100,
+        blank=True,
+        help_text="An account that may only read, for example export_reader.",
+    )
+    password = EncryptedTextField(
+        blank=True,
+        default="",
+        help_text="The password, or ${ENV_VAR} to take it from the worker's environment.",
+    )
+    options = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Driver options from a fixed list, for example {"sslmode": "verify-full"}.',
+    )
+    connect_timeout_sec = models.PositiveIntegerField(
+        "connect timeout (s)",
+        default=10,
+        validators=[MinValueValidator(1), MaxValueValidator(300)],
+        help_text="Seconds to wait for a connection, for example 10.",
+    )
+    statement_timeout_sec = models.PositiveIntegerField(
+        "statement timeout (s)",
+        default=300,
+        validators=[MinValueValidator(1), MaxValueValidator(LONGEST_TIMEOUT_SEC)],
+        help_text="Seconds of database time after which a query is stopped, for example 300.",
+    )
+    description = models.TextField(
+        blank=True, help_text="What is in it and whom to call, for example Tracking, DBA team 2."
+    )
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(
+                    engine__in=["postgresql", "mysql", "oracle", "mssql", "sqlite", "duckdb"]
+                ),
+                name="database_connection_engine_known",
+                violation_error_message="Choose one of the listed engines.",
+            ),
+            models.CheckConstraint(
+                condition=Q(engine__in=["sqlite", "duckdb"]) | ~Q(host=""),
+                name="database_connection_server_has_host",
+                violation_error_message="Enter the host of the database server.",
+            ),
+            models.CheckConstraint(
+                condition=~Q(database=""),
+                name="database_connection_has_database",
+                violation_error_message="Enter the database, service name or file path.",
+            ),
+            models.CheckConstraint(
+                condition=Q(port__isnull=True) | Q(port__range=(1, 65535)),
+                name="database_connection_port_range",
+                violation_error_message="A port is between 1 and 65535.",
+            ),
+            models.CheckConstraint(
+                condition=Q(connect_timeout_sec__range=(1, 300)),
+                name="database_connection_connect_timeout_range",
+                violation_error_message="The connect timeout is between 1 and 300 seconds.",
+            ),
+            models.CheckConstraint(
+                condition=Q(statement_timeout_sec__range=(1, LONGEST_TIMEOUT_SEC)),
+                name="database_connection_statement_timeout_range",
+                violation_error_message="The statement timeout is between 1 second and 24 hours.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.environment})" if self.environment else self.name
+
+    def clean(self) -> None:
+        if not isinstance(self.options, dict):
+            raise ValidationError(
+                {"options": 'Enter an object, for example {"sslmode": "require"}.'}
+            )
+        try:
+            if self.engine in self.Engine.values:
+                check_options(self.engine, self.options)
+        except ConfigurationError as error:
+            raise ValidationError({"options": error.message}) from error
+
+    def settings(self) -> ConnectionSettings:
+        """What a worker needs to connect, with `${ENV_VAR}` references resolved.
+
+        Raises `ConfigurationError` when a variable is not set or the secret cannot be decrypted.
+        """
+        return ConnectionSettings(
+            name=self.name,
+            engine=self.engine,
+            host=self.host,
+            port=self.port,
+            database=self.database,
+            username=self.username,
+            password=self.password.reveal(),
+            options=self.options,
+            connect_timeout_sec=self.connect_timeout_sec,
+            statement_timeout_sec=self.statement_timeout_sec,
+        )
+
+
+class Query(models.Model):
+    """One SELECT, with `:name` parameters that are always bound, never pasted."""
+
+    name = models.CharField(
+        max_length=200,
+        unique=True,
+        help_text="For example CDG-KAFKA-001--TracceGiornaliere.sql.",
+    )
+    sql = models.TextField(
+        "SQL",
+        help_text="One statement that returns rows. Write parameters as :name, for example "
+        "WHERE event_date = :day; each scheduling item gives their values.",
+    )
+    description = models.TextField(
+        blank=True, help_text="What it is for, for example Traces of one day for the partner."
+    )
+    default_connection = models.ForeignKey(
+        DatabaseConnection,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="queries",
+        help_text="Offered when a scheduling item is made for this query, for example cdg_prod.",
+    )
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "queries"
+        constraints = [
+            models.CheckConstraint(
+                condition=~Q(sql=""),
+                name="query_has_sql",
+                violation_error_message="Enter the SQL of the query.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of its `:name` parameters."""
+        return find_parameters(self.sql)

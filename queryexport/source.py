@@ -1,0 +1,198 @@
+"""Runs SQL and hands out its rows in batches. The only module that opens a query cursor."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import BindParameter, Connection, CursorResult, bindparam, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from queryexport.engines import DIALECTS, ConnectionSettings, check_options
+from queryexport.errors import QueryError
+from queryexport.parameters import bind
+from queryexport.rows import Column, Result, Row
+
+BATCH_ROWS = 1000
+
+
+@contextmanager
+def open_query(
+    settings: ConnectionSettings, sql: str, parameters: Mapping[str, Any] | None = None
+) -> Iterator[Result]:
+    """Runs one statement with bound parameters and yields its result while the session lives.
+
+    Rows are streamed in batches of `BATCH_ROWS`, so memory does not grow with the result. The
+    session is read-only where the engine can be, and always rolled back. The time that the database
+    takes, from sending the statement to the last row, is limited by `statement_timeout_sec`; past
+    it the statement is cancelled in the database. The time that the sink takes does not count.
+
+    Raises `QueryError` for whatever the database says, `ConfigurationError` for parameters that
+    do not match the statement.
+    """
+    statement = bind(sql, parameters or {})
+    with _session(settings) as connection:
+        limit = StatementLimit(connection, settings)
+        with _translated(settings, limit), limit:
+            cursor = _execute(connection, statement.text, statement.values)
+        try:
+            yield Result(_columns(cursor), _batches(cursor, settings, limit))
+        except BaseException:
+            # Rows that nobody wants any more must not be sent to the end, as a rollback over the
+            # half-read result would have it.
+            limit.cancel()
+            _drop(connection, settings)
+            raise
+
+
+def probe(settings: ConnectionSettings) -> None:
+    """Opens and closes a read-only session; raises `QueryError` when that fails."""
+    with _session(settings):
+        pass
+
+
+class StatementLimit:
+    """A budget of seconds for the database's own time, spent only inside `with` blocks.
+
+    When it is used up while the database works, the statement is cancelled from a timer thread.
+    """
+
+    def __init__(self, connection: Connection, settings: ConnectionSettings) -> None:
+        self._driver_connection = connection.connection.driver_connection
+        self._settings = settings
+        self._left_sec = float(settings.statement_timeout_sec)
+        self.expired = False
+
+    def __enter__(self) -> None:
+        self._timer = threading.Timer(max(self._left_sec, 0), self._expire)
+        self._timer.daemon = True
+        self._started = monotonic()
+        self._timer.start()
+
+    def __exit__(self, *exc: object) -> None:
+        self._timer.cancel()
+        self._left_sec -= monotonic() - self._started
+
+    def cancel(self) -> None:
+        # Whatever goes wrong here, the session is closed next, which ends the statement as well.
+        with suppress(Exception):
+            DIALECTS[self._settings.engine].cancel(self._driver_connection, self._settings)
+
+    def _expire(self) -> None:
+        self.expired = True
+        self.cancel()
+
+
+@contextmanager
+def _session(settings: ConnectionSettings) -> Iterator[Connection]:
+    check_options(settings.engine, settings.options)
+    dialect = DIALECTS[settings.engine]
+    try:
+        connection = dialect.create(settings).connect()
+    except Exception as error:  # Drivers raise far more here than their own error classes.
+        raise QueryError(
+            f"Cannot connect to {settings} as “{settings.username}”: {_reason(error, settings)}. "
+            "Check host, port, database, user and password of the connection.",
+            retryable=not isinstance(error, TypeError | ValueError),
+        ) from error
+    try:
+        with _translated(settings):
+            dialect.begin(connection, settings)
+        yield connection
+    finally:
+        _close(connection)
+
+
+def _close(connection: Connection) -> None:
+    """Rolls back and closes; a session that is broken is dropped instead."""
+    try:
+        connection.rollback()
+        connection.close()
+    except SQLAlchemyError:
+        connection.invalidate()
+        connection.close()
+
+
+def _drop(connection: Connection, settings: ConnectionSettings) -> None:
+    if not connection.invalidated:
+        DIALECTS[settings.engine].forget(connection.connection.driver_connection)
+        connection.invalidate()
+
+
+def _execute(
+    connection: Connection, statement: str, values: Mapping[str, Any]
+) -> CursorResult[Any]:
+    lists: list[BindParameter[Any]] = [
+        bindparam(name, expanding=True) for name, value in values.items() if is_list(value)
+    ]
+    return connection.execute(
+        text(statement).bindparams(*lists),
+        dict(values),
+        execution_options={"yield_per": BATCH_ROWS, "stream_results": True},
+    )
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple | set | frozenset)
+
+
+def _columns(cursor: CursorResult[Any]) -> tuple[Column, ...]:
+    if not cursor.returns_rows:
+        raise QueryError("The statement returns no rows. An export needs a SELECT.")
+    names = tuple(cursor.keys())
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise QueryError(
+            f"The query returns more than one column called {', '.join(doubled)}. "
+            "Give each its own name with AS."
+        )
+    return tuple(Column(name) for name in names)
+
+
+def _batches(
+    cursor: CursorResult[Any], settings: ConnectionSettings, limit: StatementLimit
+) -> Iterator[Sequence[Row]]:
+    while True:
+        with _translated(settings, limit), limit:
+            batch = cursor.fetchmany(BATCH_ROWS)
+        if limit.expired:
+            raise _timed_out(settings)
+        if not batch:
+            return
+        yield batch
+
+
+@contextmanager
+def _translated(
+    settings: ConnectionSettings, limit: StatementLimit | None = None
+) -> Iterator[None]:
+    """Turns what a driver raises into a `QueryError` that names the connection."""
+    try:
+        yield
+    except Exception as error:
+        if limit and limit.expired:
+            raise _timed_out(settings) from error
+        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        if lost:
+            message = f"The connection to {settings} was lost: {_reason(error, settings)}."
+        else:
+            message = f"{settings} refused the query: {_reason(error, settings)}."
+        raise QueryError(message, retryable=lost) from error
+
+
+def _timed_out(settings: ConnectionSettings) -> QueryError:
+    return QueryError(
+        f"The query ran longer than its statement timeout of {settings.statement_timeout_sec} s "
+        f"on {settings} and was stopped. Make the query faster or raise the connection's timeout.",
+        retryable=True,
+    )
+
+
+def _reason(error: BaseException, settings: ConnectionSettings) -> str:
+    """The driver's own words on one line, without SQLAlchemy's additions and the password."""
+    original = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    words = " ".join(str(part) for part in original.args) or type(original).__name__
+    if settings.password:
+        words = words.replace(settings.password, "•••")
+    return " ".join(words.split()).rstrip(".")

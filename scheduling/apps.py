@@ -1,0 +1,13 @@
+"""The app that says when exports run."""
+
+from django.apps import AppConfig
+
+
+class SchedulingConfig(AppConfig):
+    name = "scheduling"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from scheduling import beat
+
+        beat.keep_in_step()

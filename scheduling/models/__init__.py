@@ -1,0 +1,6 @@
+"""What runs when, and what became of every run."""
+
+from scheduling.models.history import SchedulingHistoryItem
+from scheduling.models.item import WEEKDAYS, SchedulingItem, SharingMode
+
+__all__ = ["WEEKDAYS", "SchedulingHistoryItem", "SchedulingItem", "SharingMode"]

@@ -1,0 +1,201 @@
+"""The history: one row for every run, written before it starts and true about how it ended."""
+
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.db.models import F, Q
+from django.utils.timezone import now
+
+from queryexport.errors import RunSuperseded
+from scheduling.models.item import SchedulingItem, SharingMode
+
+
+class SchedulingHistoryItem(models.Model):
+    """One run: written before it starts, and true about how it ended."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        RUNNING = "running", "Running"
+        SUCCESS = "success", "Success"
+        PARTIAL = "partial", "Partial"
+        FAIL = "fail", "Failed"
+        SKIPPED = "skipped", "Skipped"
+        MISSED = "missed", "Missed"
+        HELD = "held", "Held"
+        CANCELLED = "cancelled", "Cancelled"
+        LOST = "lost", "Lost"
+
+    UNFINISHED = (Status.QUEUED, Status.RUNNING)
+
+    class Trigger(models.TextChoices):
+        SCHEDULE = "schedule", "Schedule"
+        MANUAL = "manual", "Run now"
+        COMMAND = "command", "Command"
+
+    item = models.ForeignKey(
+        SchedulingItem,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="history",
+        help_text="The item that ran; empty once it is deleted.",
+    )
+    item_name = models.CharField(max_length=200, help_text="The item's name at the time.")
+    query = models.CharField(max_length=200, help_text="The query's name at the time.")
+    connection = models.CharField(max_length=100, help_text="The connection's name at the time.")
+    timestamp = models.DateTimeField(
+        default=now, help_text="When the run was asked for, before it started."
+    )
+    status = models.CharField(
+        max_length=10, choices=Status, default=Status.QUEUED, help_text="What became of it."
+    )
+    scheduled_for = models.DateTimeField(help_text="The slot that this run is for.")
+    attempt = models.PositiveSmallIntegerField(default=1, help_text="1 for the first try.")
+    trigger = models.CharField(max_length=10, choices=Trigger, help_text="Who asked for it.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text="The person who asked, for Run now.",
+    )
+    export_id = models.CharField(
+        max_length=260, blank=True, help_text="The id that its messages carry."
+    )
+    sql = models.TextField("SQL", blank=True, help_text="The SQL as run.")
+    parameters = models.JSONField(
+        default=dict,
+        encoder=DjangoJSONEncoder,
+        help_text="The parameters as bound, relative dates resolved.",
+    )
+    start_date = models.DateField(
+        null=True, help_text="The day that {date} stood for, offset included."
+    )
+    export_mode = models.CharField(
+        max_length=10, choices=SharingMode, help_text="Where the rows went."
+    )
+
+    started_at = models.DateTimeField(null=True, help_text="When a worker took it.")
+    finished_at = models.DateTimeField(null=True, help_text="When it ended.")
+    duration_sec = models.FloatField(
+        "duration (s)", null=True, help_text="Seconds from the start to the end."
+    )
+    phases = models.JSONField(
+        default=dict, help_text="Seconds spent until the first row, and in delivery."
+    )
+    row_count = models.PositiveBigIntegerField(
+        "rows", default=0, help_text="Rows that the query gave."
+    )
+    rows_delivered = models.PositiveBigIntegerField(
+        "delivered", default=0, help_text="Rows that the destination confirmed."
+    )
+    error = models.TextField(blank=True, help_text="What went wrong, and what to do next.")
+    place = models.TextField(
+        blank=True, help_text="Path of the file, the recipients, or topic and offsets."
+    )
+    size_bytes = models.PositiveBigIntegerField(
+        "size (bytes)", null=True, help_text="Size of the file, the attachment or the messages."
+    )
+
+    kafka_topic = models.CharField(max_length=249, blank=True, help_text="The topic, for Kafka.")
+    kafka_messages_sent = models.PositiveBigIntegerField(
+        null=True, help_text="Messages that the cluster acknowledged."
+    )
+    kafka_messages_failed = models.PositiveBigIntegerField(
+        null=True, help_text="Messages that failed, or of which nothing is known."
+    )
+    kafka_duration_sec = models.FloatField(
+        "Kafka duration (s)", null=True, help_text="Seconds from the first send to the last answer."
+    )
+
+    worker = models.CharField(max_length=200, blank=True, help_text="Host and process.")
+    heartbeat_at = models.DateTimeField(null=True, help_text="Last sign of life of the worker.")
+    claim_token = models.UUIDField(
+        null=True, editable=False, help_text="Held by the one process that may write to this row."
+    )
+
+    class Meta:
+        verbose_name = "history row"
+        verbose_name_plural = "history"
+        ordering = ["-timestamp", "-pk"]
+        indexes = [
+            models.Index(fields=["-timestamp", "-id"], name="history_newest"),
+            models.Index(fields=["status", "-timestamp"], name="history_by_status"),
+            models.Index(fields=["export_mode", "-timestamp"], name="history_by_mode"),
+            models.Index(fields=["item", "-timestamp"], name="history_by_item"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["item", "scheduled_for", "attempt"], name="history_one_run_per_slot"
+            ),
+            models.CheckConstraint(
+                condition=Q(
+                    status__in=[
+                        "queued", "running", "success", "partial", "fail", "skipped", "missed",
+                        "held", "cancelled", "lost",
+                    ]
+                ),
+                name="history_status_known",
+            ),
+            models.CheckConstraint(
+                condition=Q(export_mode__in=["filesystem", "email", "kafka"]),
+                name="history_export_mode_known",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status="success") | Q(rows_delivered=F("row_count"), error=""),
+                name="history_success_means_all_delivered",
+            ),
+            models.CheckConstraint(
+                condition=~Q(status__in=["partial", "fail", "lost"]) | ~Q(error=""),
+                name="history_failure_has_error",
+            ),
+            models.CheckConstraint(
+                condition=Q(rows_delivered__lte=F("row_count")),
+                name="history_delivered_at_most_read",
+            ),
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        return f"{self.item_name}, {self.scheduled_for:%Y-%m-%d %H:%M:%S %Z}"
+
+    def claim(self, worker: str) -> bool:
+        """Takes a queued run for this process; False when another has it or it was ended.
+
+        One conditional update, so that of any number of workers exactly one wins.
+        """
+        moment, token = now(), uuid4()
+        won = SchedulingHistoryItem.objects.filter(pk=self.pk, status=self.Status.QUEUED).update(
+            status=self.Status.RUNNING,
+            claim_token=token,
+            started_at=moment,
+            heartbeat_at=moment,
+            worker=worker,
+        )
+        if won:
+            self.refresh_from_db()
+        return bool(won)
+
+    def record(self, **values: Any) -> None:
+        """Writes to the running row; raises `RunSuperseded` once it is no longer this process's."""
+        mine = SchedulingHistoryItem.objects.filter(
+            pk=self.pk, status=self.Status.RUNNING, claim_token=self.claim_token
+        )
+        if not mine.update(heartbeat_at=now(), **values):
+            raise RunSuperseded(f"Run {self.pk} was ended or taken over by another process.")
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def finish(self, status: Status, *, error: str = "", **values: Any) -> None:
+        """Ends the running row with its outcome; the database refuses one that is not true."""
+        moment = now()
+        started = self.started_at or moment
+        self.record(
+            status=status,
+            error=error,
+            finished_at=moment,
+            duration_sec=(moment - started).total_seconds(),
+            **values,
+        )

@@ -1,0 +1,207 @@
+"""The one way in which an item runs: a history row first, then a claim, then query and sink."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from celery import current_app
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from kombu.exceptions import OperationalError
+
+from kafka_sink.messages import export_id
+from queryexport.errors import ConfigurationError, DeliveryError, ExportError, RunSuperseded
+from queryexport.rows import Receipt
+from queryexport.source import open_query
+from scheduling.destinations import sink_for
+from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
+from scheduling.progress import RunProgress
+
+log = logging.getLogger(__name__)
+
+Status = SchedulingHistoryItem.Status
+Trigger = SchedulingHistoryItem.Trigger
+
+EXECUTE_TASK = "scheduling.execute"
+# A tick that comes later than this after its slot starts nothing: beat may send one a day late.
+LATEST_START = timedelta(hours=1)
+# Below this share of acknowledged messages a Kafka run has failed.
+LEAST_DELIVERED = 0.95
+
+
+def due_slot(item: SchedulingItem, now: datetime) -> datetime | None:
+    """The slot that a tick at `now` stands for, or None when there is none to run.
+
+    Slots from before the schedule was last changed are never due, so that saving, enabling or
+    restoring an item starts nothing.
+    """
+    slot = item.schedule.latest(now) if item.enabled else None
+    if slot is None or slot <= item.schedule_changed_at or now - slot > LATEST_START:
+        return None
+    return slot
+
+
+def queue(
+    item: SchedulingItem,
+    scheduled_for: datetime,
+    *,
+    trigger: SchedulingHistoryItem.Trigger,
+    user: User | None = None,
+    attempt: int = 1,
+) -> SchedulingHistoryItem | None:
+    """Writes the history row of a run; None when that slot and attempt has one already."""
+    is_kafka = item.sharing_mode == SharingMode.KAFKA
+    try:
+        with transaction.atomic():
+            return SchedulingHistoryItem.objects.create(
+                item=item,
+                item_name=item.name,
+                query=item.query.name,
+                connection=item.connection.name,
+                scheduled_for=scheduled_for,
+                attempt=attempt,
+                trigger=trigger,
+                user=user,
+                start_date=item.tokens(scheduled_for).start_date,
+                export_mode=item.sharing_mode,
+                kafka_topic=item.kafka_topic if is_kafka else "",
+            )
+    except IntegrityError:
+        return None
+
+
+def run_now(
+    item: SchedulingItem,
+    *,
+    trigger: SchedulingHistoryItem.Trigger,
+    user: User | AnonymousUser | None,
+) -> SchedulingHistoryItem:
+    """Queues a run for this moment and hands it to the workers once it is committed.
+
+    When the broker cannot be reached the row says so and has failed.
+    """
+    person = user if isinstance(user, User) else None
+    run = queue(item, timezone.now(), trigger=trigger, user=person)
+    if run is None:
+        raise ConfigurationError(f"“{item}” was asked to run twice in one instant. Try again.")
+    transaction.on_commit(lambda: _dispatch(run))
+    return run
+
+
+def execute(
+    pk: int, *, watch: Callable[[RunProgress], None] | None = None
+) -> SchedulingHistoryItem | None:
+    """Runs a queued history row in this process; None when another process has claimed it.
+
+    An `ExportError` ends in the row and goes no further. Anything else is a bug: it ends in the
+    row as well, and is raised again with its traceback.
+    """
+    run = SchedulingHistoryItem.objects.select_related("item__query", "item__connection").get(pk=pk)
+    if not run.claim(f"{socket.gethostname()}:{os.getpid()}"):
+        return None
+    progress = RunProgress(run, watch=watch)
+    try:
+        receipt = _export(run, progress)
+    except RunSuperseded as error:
+        log.warning("%s", error)
+    except ExportError as error:
+        log.warning("Run %s failed: %s", run.pk, error)
+        _finish(run, progress, Status.FAIL, error=error.message, receipt=error.receipt)
+    except BaseException as error:
+        _finish(run, progress, Status.FAIL, error=_unexpected(error))
+        raise
+    else:
+        status, reason = outcome(receipt)
+        _finish(run, progress, status, error=reason, receipt=receipt)
+    return run
+
+
+def outcome(receipt: Receipt) -> tuple[SchedulingHistoryItem.Status, str]:
+    """The status that the receipt proves, with the error that goes with it."""
+    if receipt.rows == receipt.handed:
+        return Status.SUCCESS, ""
+    share = receipt.rows / receipt.handed
+    reasons = "; ".join(dict.fromkeys(row.reason for row in receipt.undelivered[:3]))
+    error = (
+        f"only {receipt.rows} of {receipt.handed} messages delivered ({share:.1%}): "
+        f"{receipt.failed} failed, {receipt.unknown} unknown. {reasons}"
+    )
+    return (Status.PARTIAL if share >= LEAST_DELIVERED else Status.FAIL), error.strip()
+
+
+def _export(run: SchedulingHistoryItem, progress: RunProgress) -> Receipt:
+    item = run.item
+    if item is None:
+        raise ConfigurationError("The item was deleted before this run started.")
+    parameters = item.bound_parameters(run.scheduled_for)
+    assert run.claim_token
+    assert run.started_at
+    run.record(
+        sql=item.query.sql,
+        parameters=parameters,
+        export_id=export_id(run.query, run.started_at, run.claim_token.hex[:12]),
+    )
+    sink = sink_for(item, run)
+    with open_query(item.connection.settings(), item.query.sql, parameters) as result:
+        receipt = sink.deliver(result.counted(progress.read), progress)
+    if receipt.handed != progress.rows_read:
+        raise DeliveryError(
+            f"The query gave {progress.rows_read} rows but the destination accounts for "
+            f"{receipt.handed} at {receipt.place}. Do not trust this export; run it again."
+        )
+    return receipt
+
+
+def _finish(
+    run: SchedulingHistoryItem,
+    progress: RunProgress,
+    status: SchedulingHistoryItem.Status,
+    *,
+    error: str,
+    receipt: Receipt | None = None,
+) -> None:
+    """Ends the row; what has been read and confirmed is kept even when the run broke."""
+    delivered = receipt.rows if receipt else progress.rows_delivered
+    values: dict[str, Any] = {
+        "row_count": progress.rows_read,
+        "rows_delivered": delivered,
+        "phases": {"first_row_sec": progress.first_row_sec},
+    }
+    if receipt:
+        values |= {"place": receipt.place, "size_bytes": receipt.size_bytes}
+        values["phases"]["delivery_sec"] = receipt.duration_sec
+    if run.export_mode == SharingMode.KAFKA:
+        values["kafka_messages_sent"] = delivered
+        values["kafka_messages_failed"] = progress.rows_read - delivered
+        values["kafka_duration_sec"] = receipt.duration_sec if receipt else None
+    try:
+        run.finish(status, error=error, **values)
+    except RunSuperseded as superseded:
+        log.warning("%s", superseded)
+
+
+def _unexpected(error: BaseException) -> str:
+    name = type(error).__name__
+    if isinstance(error, Exception):
+        return (
+            f"The program itself failed ({name}: {error}), which is a fault in it and not in the "
+            "item. The worker's log has the traceback; report it."
+        )
+    return f"The worker was stopped during the run ({name}). Run the item again."
+
+
+def _dispatch(run: SchedulingHistoryItem) -> None:
+    try:
+        current_app.send_task(EXECUTE_TASK, [run.pk])
+    except (OperationalError, OSError) as error:
+        log.exception("Run %s could not be handed to the workers", run.pk)
+        SchedulingHistoryItem.objects.filter(pk=run.pk, status=Status.QUEUED).update(
+            status=Status.FAIL,
+            finished_at=timezone.now(),
+            error=f"The run could not be handed to the workers: {type(error).__name__}. "
+            "Check that the broker in CELERY_BROKER_URL is running, then run the item again.",
+        )

@@ -1,0 +1,108 @@
+"""Every row ends as acked, failed or unknown, whatever the delivery reports say."""
+
+import pytest
+from confluent_kafka import KafkaError
+from confluent_kafka import Message as Report
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kafka_sink.messages import Message
+from kafka_sink.reports import SAMPLE_ROWS, Ledger, Verdict, verdict
+
+CODES = st.one_of(st.just(0), st.integers(-200, -1), st.integers(1, 133))
+REPORTS = st.lists(st.tuples(CODES, st.integers(0, 5), st.integers(-1001, 10**6)))
+
+
+def error_of(code):
+    return KafkaError(code) if code else None
+
+
+def report_of(key=b"A1", value=b"{}", partition=0, offset=0):
+    return Report(topic="t", partition=partition, offset=offset, key=key, value=value)
+
+
+def ledger_after(reports, handed=None):
+    ledger = Ledger()
+    ledger.handed = len(reports) if handed is None else handed
+    for code, partition, offset in reports:
+        ledger.report(error_of(code), report_of(partition=partition, offset=offset))
+    return ledger
+
+
+@given(REPORTS, st.integers(0, 20))
+def test_rows_are_acked_failed_or_unknown_and_nothing_else(reports, silent):
+    ledger = ledger_after(reports, len(reports) + silent)
+    assert ledger.outstanding == silent
+    ledger.give_up()
+    ledger.write_off()
+    assert ledger.acked + ledger.failed + ledger.unknown == len(reports) + silent
+    assert ledger.acked == sum(code == 0 for code, _, _ in reports)
+
+
+@given(REPORTS)
+def test_only_an_acknowledgement_counts_as_arrived(reports):
+    ledger = ledger_after(reports)
+    assert ledger.size_bytes == ledger.acked * len(b"A1{}")
+    places = {partition for code, partition, offset in reports if code == 0 and offset >= 0}
+    assert set(ledger.offsets) == places
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1))
+def test_a_partition_is_told_by_its_first_and_last_offset(offsets):
+    ledger = ledger_after([(0, 2, offset) for offset in offsets])
+    assert ledger.offsets == {2: (min(offsets), max(offsets))}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._MSG_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+        KafkaError._PURGE_INFLIGHT,
+        KafkaError._PURGE_QUEUE,
+        KafkaError.UNKNOWN,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+    ],
+)
+def test_a_row_that_may_have_been_stored_is_unknown_and_never_sent_again(code):
+    ledger = ledger_after([(code, 0, -1)])
+    assert (ledger.unknown, len(ledger.waiting)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.INVALID_RECORD,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.POLICY_VIOLATION,
+    ],
+)
+def test_a_row_that_was_refused_for_good_is_failed_and_never_sent_again(code):
+    ledger = ledger_after([(code, 0, -1)])
+    assert (ledger.failed, len(ledger.waiting)) == (1, 0)
+
+
+def test_a_row_refused_for_now_is_kept_as_it_was_sent():
+    ledger = Ledger()
+    ledger.handed = 1
+    ledger.report(KafkaError(KafkaError.THROTTLING_QUOTA_EXCEEDED), report_of(b"A1", b'{"a":1}'))
+    assert ledger.waiting[0][0] == Message(b"A1", b'{"a":1}')
+    assert ledger.outstanding == 0
+
+
+def test_the_first_undelivered_rows_are_named_by_key_and_reason():
+    ledger = ledger_after([(KafkaError.MSG_SIZE_TOO_LARGE, 0, -1)] * (SAMPLE_ROWS + 50))
+    assert ledger.failed == SAMPLE_ROWS + 50
+    assert len(ledger.undelivered) == SAMPLE_ROWS
+    assert ledger.undelivered[0].key == "A1"
+    assert ledger.undelivered[0].reason.startswith("MSG_SIZE_TOO_LARGE")
+
+
+def test_a_code_that_nobody_has_heard_of_still_gets_a_verdict():
+    assert verdict(9999) is Verdict.REFUSED
+    assert verdict(-9999) is Verdict.UNKNOWN

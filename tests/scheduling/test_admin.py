@@ -1,0 +1,240 @@
+"""The admin of items and history: who may do what, and what the pages say."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from django_celery_beat.models import PeriodicTask
+from pytest_django import DjangoAssertNumQueries
+
+from scheduling import runs
+from scheduling.models import SchedulingHistoryItem, SchedulingItem
+from tests.factories import MakeItem, make_kafka_connection
+
+HISTORY = "admin:scheduling_schedulinghistoryitem"
+ITEM = "admin:scheduling_schedulingitem"
+LogIn = Callable[..., Client]
+
+
+@pytest.fixture
+def log_in(db: None) -> LogIn:
+    def log_in(*permissions: str) -> Client:
+        user = User.objects.create_user("staff", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+def finished_run(item: SchedulingItem) -> SchedulingHistoryItem:
+    run = runs.queue(item, timezone.now(), trigger=runs.Trigger.MANUAL)
+    assert run
+    runs.execute(run.pk)
+    return SchedulingHistoryItem.objects.get(pk=run.pk)
+
+
+def form_data(item: SchedulingItem, **changes: Any) -> dict[str, Any]:
+    data = {
+        "name": item.name, "query": item.query_id, "connection": item.connection_id,
+        "parameters": "{}", "enabled": "on", "scheduling_mode": "cron", "hour": 8, "minute": 0,
+        "cron_expression": "0 8 * * *", "timezone": "UTC", "sharing_mode": "filesystem",
+        "output_filename_template": "{query_name}.xlsx", "output_date_format": "%Y-%m-%d",
+        "output_offset_days": 0, "kafka_batch_size": 100, "kafka_key_field": "id",
+        "kafka_connection": "default",
+    }  # fmt: skip
+    return data | changes
+
+
+def test_run_now_queues_a_run_and_shows_it(
+    make_item: MakeItem, admin_client: Client, django_capture_on_commit_callbacks: Any
+) -> None:
+    item = make_item()
+    with django_capture_on_commit_callbacks(execute=False) as callbacks:
+        response = admin_client.post(reverse(f"{ITEM}_run", args=[item.pk]))
+    run = SchedulingHistoryItem.objects.get()
+    assert response.url == reverse(f"{HISTORY}_change", args=[run.pk])
+    assert (run.status, run.trigger) == ("queued", "manual")
+    assert run.user and run.user.username == "admin"
+    assert len(callbacks) == 1
+
+
+def test_run_now_does_nothing_on_get(make_item: MakeItem, admin_client: Client) -> None:
+    response = admin_client.get(reverse(f"{ITEM}_run", args=[make_item().pk]))
+    assert response.status_code == 405
+    assert not SchedulingHistoryItem.objects.exists()
+
+
+def test_run_now_needs_its_own_permission(make_item: MakeItem, log_in: LogIn) -> None:
+    item = make_item()
+    client = log_in("view_schedulingitem", "change_schedulingitem")
+    assert client.post(reverse(f"{ITEM}_run", args=[item.pk])).status_code == 403
+    page = client.get(reverse(f"{ITEM}_change", args=[item.pk])).content.decode()
+    assert reverse(f"{ITEM}_run", args=[item.pk]) not in page
+    listed = client.get(reverse(f"{ITEM}_changelist")).content.decode()
+    assert "run_selected" not in listed
+    assert not SchedulingHistoryItem.objects.exists()
+
+
+def test_run_selected_queues_each_item(make_item: MakeItem, admin_client: Client) -> None:
+    items = [make_item(), make_item()]
+    data = {"action": "run_selected", "_selected_action": [item.pk for item in items]}
+    response = admin_client.post(reverse(f"{ITEM}_changelist"), data, follow=True)
+    assert "2 runs queued" in response.content.decode()
+    assert SchedulingHistoryItem.objects.count() == 2
+
+
+def test_saving_the_form_stores_the_item_and_its_task(
+    make_item: MakeItem, admin_client: Client
+) -> None:
+    item = make_item()
+    data = form_data(item, cron_expression="0 */10 * * * *", enabled="on")
+    response = admin_client.post(reverse(f"{ITEM}_change", args=[item.pk]), data)
+    assert response.status_code == 302, response.context["adminform"].errors
+    item.refresh_from_db()
+    assert item.cron_expression == "*/10 * * * *"
+    assert PeriodicTask.objects.get().crontab.hour == "*"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kafka_batch_size": 10001}, "less than or equal to 10000"),
+        ({"sharing_mode": "kafka", "kafka_topic": ""}, "Kafka needs a topic"),
+        ({"kafka_connection": "nowhere"}, "nowhere is not one of the available choices"),
+        ({"cron_expression": "* * * * 9"}, "bad day-of-week"),
+        ({"output_dir": ".."}, "outside the export folder"),
+        ({"scheduling_mode": "classic"}, "at least one day"),
+    ],
+)
+def test_the_form_says_what_to_do(
+    make_item: MakeItem, admin_client: Client, changes: dict[str, Any], message: str
+) -> None:
+    item = make_item()
+    make_kafka_connection("127.0.0.1:9092")
+    response = admin_client.post(
+        reverse(f"{ITEM}_change", args=[item.pk]), form_data(item, **changes)
+    )
+    assert response.status_code == 200
+    assert message in response.content.decode()
+
+
+def test_days_of_the_week_are_ticked_and_kept(make_item: MakeItem, admin_client: Client) -> None:
+    item = make_item()
+    data = form_data(item, scheduling_mode="classic", days_of_week=["0", "6"])
+    admin_client.post(reverse(f"{ITEM}_change", args=[item.pk]), data)
+    item.refresh_from_db()
+    assert item.days_of_week == [0, 6]
+    page = admin_client.get(reverse(f"{ITEM}_change", args=[item.pk])).content.decode()
+    assert page.count('name="days_of_week"') == 7
+    assert page.count("checked") >= 2
+
+
+def test_history_cannot_be_added_changed_or_deleted(
+    make_item: MakeItem, admin_client: Client
+) -> None:
+    run = finished_run(make_item())
+    change = reverse(f"{HISTORY}_change", args=[run.pk])
+    assert admin_client.get(reverse(f"{HISTORY}_add")).status_code == 403
+    assert admin_client.post(change, {"status": "fail"}).status_code == 403
+    assert admin_client.post(reverse(f"{HISTORY}_delete", args=[run.pk])).status_code == 403
+    run.refresh_from_db()
+    assert run.status == "success"
+
+
+@pytest.mark.parametrize(
+    "query", ["export_mode__exact=filesystem", "status__exact=success", "q=Item"]
+)
+def test_history_can_be_filtered(make_item: MakeItem, admin_client: Client, query: str) -> None:
+    finished_run(make_item(name="Item of files"))
+    response = admin_client.get(f"{reverse(f'{HISTORY}_changelist')}?{query}")
+    assert "Item of files" in response.content.decode()
+    assert response.context["cl"].result_count == 1
+
+
+def test_history_filters_leave_the_others_out(make_item: MakeItem, admin_client: Client) -> None:
+    finished_run(make_item())
+    for query in ("export_mode__exact=kafka", "status__exact=fail"):
+        response = admin_client.get(f"{reverse(f'{HISTORY}_changelist')}?{query}")
+        assert response.context["cl"].result_count == 0
+
+
+def test_the_history_page_shows_the_error(make_item: MakeItem, admin_client: Client) -> None:
+    run = finished_run(make_item(sql="SELECT * FROM nowhere"))
+    page = admin_client.get(reverse(f"{HISTORY}_change", args=[run.pk])).content.decode()
+    assert "no such table: nowhere" in page
+    assert "SELECT * FROM nowhere" in page
+
+
+def test_the_history_list_takes_a_fixed_number_of_queries(
+    make_item: MakeItem, admin_client: Client, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    for _ in range(3):
+        finished_run(make_item())
+    url = reverse(f"{HISTORY}_changelist")
+    admin_client.get(url)
+    with django_assert_num_queries(7):
+        admin_client.get(url)
+    for _ in range(5):
+        finished_run(SchedulingItem.objects.all()[0])
+    with django_assert_num_queries(7):
+        admin_client.get(url)
+
+
+def test_the_list_of_items_takes_a_fixed_number_of_queries(
+    make_item: MakeItem, admin_client: Client, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    url = reverse(f"{ITEM}_changelist")
+    finished_run(make_item())
+    with django_assert_num_queries(6):
+        page = admin_client.get(url).content.decode()
+    assert "Success" in page
+    for _ in range(5):
+        make_item()
+    with django_assert_num_queries(6):
+        page = admin_client.get(url).content.decode()
+    assert "never run" in page
+
+
+def test_the_file_of_a_run_can_be_downloaded(make_item: MakeItem, admin_client: Client) -> None:
+    run = finished_run(make_item())
+    response = admin_client.get(reverse(f"{HISTORY}_file", args=[run.pk]))
+    assert b"".join(response.streaming_content) == Path(run.place).read_bytes()
+    assert response["Content-Disposition"].startswith("attachment")
+    assert "no-store" in response["Cache-Control"]
+
+
+def test_the_file_needs_permission_on_the_item_too(make_item: MakeItem, log_in: LogIn) -> None:
+    run = finished_run(make_item())
+    client = log_in("view_schedulinghistoryitem")
+    assert client.get(reverse(f"{HISTORY}_file", args=[run.pk])).status_code == 403
+
+
+def test_a_file_outside_the_export_folder_is_never_served(
+    make_item: MakeItem, admin_client: Client, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside.txt"
+    outside.write_text("secret")
+    run = finished_run(make_item())
+    SchedulingHistoryItem.objects.update(place=str(outside), size_bytes=6)
+    assert admin_client.get(reverse(f"{HISTORY}_file", args=[run.pk])).status_code == 404
+
+
+def test_a_file_that_was_replaced_or_deleted_is_not_offered(
+    make_item: MakeItem, admin_client: Client
+) -> None:
+    run = finished_run(make_item())
+    Path(run.place).write_bytes(b"another")
+    assert admin_client.get(reverse(f"{HISTORY}_file", args=[run.pk])).status_code == 404
+    page = admin_client.get(reverse(f"{HISTORY}_changelist")).content.decode()
+    assert reverse(f"{HISTORY}_file", args=[run.pk]) not in page
+
+
+def test_beats_own_tables_cannot_be_edited(admin_client: Client) -> None:
+    assert admin_client.get("/admin/django_celery_beat/periodictask/").status_code == 404

@@ -1,0 +1,141 @@
+"""Gives the tests the real services as pytest fixtures, and says at the end which were used."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from tests import flights
+from tests.services import kafka as kafka_service
+from tests.services import mariadb as mariadb_service
+from tests.services import postgresql as postgresql_service
+from tests.services import redis_server as redis_service
+from tests.services import smtp as smtp_service
+from tests.services.kafka import KafkaBroker
+from tests.services.mariadb import MariaDB
+from tests.services.postgresql import PostgreSQL
+from tests.services.redis_server import RedisServer
+from tests.services.smtp import SMTPServer
+
+REQUIRED_VARIABLE = "REQUIRE_SERVICES"
+_ADVICE = "install them with `make services`"
+
+
+class _Service(Protocol):
+    @property
+    def version(self) -> str: ...
+
+
+ServiceT = TypeVar("ServiceT", bound=_Service)
+
+
+@dataclass
+class _Record:
+    """What the run learned about the services, for its last lines."""
+
+    used: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+_RECORD = pytest.StashKey[_Record]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_RECORD] = _Record()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    record = config.stash[_RECORD]
+    if record.used:
+        versions = ", ".join(f"{name} {version}" for name, version in record.used.items())
+        terminalreporter.write_line(f"Real services used: {versions}.")
+    if record.missing:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in record.missing.items())
+        terminalreporter.write_line(
+            f"Services not found, their tests did not run ({_ADVICE}): {reasons}.", yellow=True
+        )
+
+
+@pytest.fixture(scope="session")
+def postgresql(pytestconfig: pytest.Config) -> Iterator[PostgreSQL]:
+    """A PostgreSQL server with an account that may do everything."""
+    _require(pytestconfig, "PostgreSQL", postgresql_service.unavailable_reason)
+    yield from _started(pytestconfig, "PostgreSQL", postgresql_service.running())
+
+
+@pytest.fixture(scope="session")
+def mariadb(pytestconfig: pytest.Config) -> Iterator[MariaDB]:
+    """A MariaDB server with an account that may do everything."""
+    _require(pytestconfig, "MariaDB", mariadb_service.unavailable_reason)
+    yield from _started(pytestconfig, "MariaDB", mariadb_service.running())
+
+
+@pytest.fixture(scope="session")
+def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
+    """A Redis server that asks for a password."""
+    _require(pytestconfig, "Redis", redis_service.unavailable_reason)
+    yield from _started(pytestconfig, "Redis", redis_service.running())
+
+
+@pytest.fixture(scope="session")
+def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaBroker]:
+    """A Kafka broker without topics; it creates none by itself."""
+    _require(pytestconfig, "Kafka", kafka_service.unavailable_reason)
+    yield from _started(pytestconfig, "Kafka", kafka_service.running())
+
+
+@pytest.fixture
+def smtp_server(pytestconfig: pytest.Config) -> Iterator[SMTPServer]:
+    """An SMTP server whose inbox is empty at the start of each test."""
+    yield from _started(pytestconfig, "SMTP (aiosmtpd)", smtp_service.running())
+
+
+@pytest.fixture(scope="session")
+def flights_postgresql(postgresql: PostgreSQL) -> PostgreSQL:
+    """The PostgreSQL server, with the table `flights` in its database."""
+    with postgresql.connect() as connection:
+        flights.load_into_postgresql(connection)
+    return postgresql
+
+
+@pytest.fixture(scope="session")
+def flights_mariadb(mariadb: MariaDB) -> MariaDB:
+    """The MariaDB server, with the table `flights` in its database."""
+    with closing(mariadb.connect()) as connection:
+        flights.load_into_mariadb(connection)
+    return mariadb
+
+
+@pytest.fixture(scope="session")
+def flights_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database file with the table `flights` in it."""
+    path = tmp_path_factory.mktemp("flights") / "flights.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        flights.load_into_sqlite(connection)
+    return path
+
+
+def _require(config: pytest.Config, name: str, unavailable: Callable[[], str | None]) -> None:
+    reason = unavailable()
+    if reason is None:
+        return
+    config.stash[_RECORD].missing[name] = reason
+    message = f"{name} is needed: {reason}; {_ADVICE}"
+    if os.environ.get(REQUIRED_VARIABLE) == "1":
+        pytest.fail(f"{message} ({REQUIRED_VARIABLE}=1 forbids to go on without it)", pytrace=False)
+    pytest.skip(message)
+
+
+def _started(
+    config: pytest.Config, name: str, running: AbstractContextManager[ServiceT]
+) -> Iterator[ServiceT]:
+    with running as service:
+        config.stash[_RECORD].used[name] = service.version
+        yield service
