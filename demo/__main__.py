@@ -86,7 +86,7 @@ def _demo(stack: ExitStack, *, once: bool) -> int:
 
     port = port_near(8000)
     address = f"127.0.0.1:{port}"
-    web = ("gunicorn", "--bind", address, "--threads", "4", "queryexport.wsgi")
+    web = ("gunicorn", "--bind", address, "--threads=4", "--no-control-socket", "queryexport.wsgi")
     stack.enter_context(running((*celery, "beat", "--pidfile="), DATA / "log" / "beat.log"))
     server = stack.enter_context(running(web, DATA / "log" / "web.log"))
     screen.print_address(f"http://{address}/", user=demo.user, password=demo.password)

@@ -1,11 +1,10 @@
 """What differs between database engines: how to connect, go read-only, and stop a statement."""
 
 import sqlite3
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
@@ -35,24 +34,24 @@ class ConnectionSettings:
         return f"“{self.name}” ({self.engine} {'/'.join(filter(None, (place, self.database)))})"
 
 
-class Dialect(ABC):
+class Dialect(Protocol):
     """What `source` needs to know of one engine."""
 
     options: frozenset[str] = frozenset()
 
-    @abstractmethod
     def create(self, settings: ConnectionSettings) -> Engine:
         """An engine without a pool: one run, one session, closed at its end."""
 
     def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
         """Makes the session read-only where the engine can, and sets its own time limit."""
+        return
 
-    @abstractmethod
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
         """Stops the running statement in the database; called from another thread."""
 
     def forget(self, driver_connection: Any) -> None:
         """Makes the driver forget a half-read result that closing would read to its end."""
+        return
 
 
 def _engine(

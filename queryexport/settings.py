@@ -99,6 +99,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
 # Mail -----------------------------------------------------------------------------------------
 globals().update(env.email_url("EMAIL_URL", default=f"filemail:///{DATA_DIR}/mail"))
+if globals()["EMAIL_BACKEND"] == "django.core.mail.backends.smtp.EmailBackend":
+    EMAIL_BACKEND = "queryexport.mail.SMTPBackend"
 EMAIL_TIMEOUT = env.int("EMAIL_TIMEOUT_SEC", default=30)
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="query-export@localhost")
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import smtplib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +12,9 @@ from time import monotonic
 from typing import IO, Protocol, cast
 from uuid import uuid4
 
-from django.core.mail import EmailMessage
-
 from queryexport.errors import DeliveryError, ExportError
 from queryexport.formats import Format
+from queryexport.mail import FileMessage
 from queryexport.rows import Progress, Receipt, Result
 
 FILE_MODE = 0o640
@@ -71,41 +71,60 @@ class EmailSink:
 
     def deliver(self, result: Result, progress: Progress) -> Receipt:
         started = monotonic()
-        content, count = self._attachment(result)
-        progress.check()
-        self._send(content)
+        with tempfile.TemporaryDirectory(prefix="query-export-") as folder:
+            part = Path(folder, "attachment")
+            with _opened(part, self.attachment_name, self.compress) as file:
+                count = self.format.write(result, file)
+            size = part.stat().st_size
+            progress.check()
+            self._send(part)
         progress.delivered(count)
-        return Receipt(count, self.recipients, len(content), duration_sec=monotonic() - started)
+        return Receipt(count, self.recipients, size, duration_sec=monotonic() - started)
 
     @property
     def recipients(self) -> str:
         cc = f"; cc {', '.join(self.cc)}" if self.cc else ""
         return f"{', '.join(self.to)}{cc}"
 
-    def _attachment(self, result: Result) -> tuple[bytes, int]:
-        with tempfile.TemporaryDirectory(prefix="query-export-") as folder:
-            part = Path(folder, "attachment")
-            with _opened(part, self.attachment_name, self.compress) as file:
-                count = self.format.write(result, file)
-            return part.read_bytes(), count
-
-    def _send(self, content: bytes) -> None:
-        mime_type = "application/gzip" if self.compress else self.format.mime_type
-        message = EmailMessage(self.subject, self.body, to=self.to, cc=self.cc)
-        message.attach(self.attachment_name, content, mime_type)
+    def _send(self, attachment: Path) -> None:
+        message = FileMessage(
+            self.subject,
+            self.body,
+            to=self.to,
+            cc=self.cc,
+            path=attachment,
+            attachment_name=self.attachment_name,
+            mime_type="application/gzip" if self.compress else self.format.mime_type,
+        )
         try:
             accepted = message.send()
         except Exception as error:  # smtplib, socket and ssl each bring their own.
             raise DeliveryError(
-                f"The mail server did not take the message to {self.recipients}: "
-                f"{type(error).__name__}: {error}. Check the addresses, the attachment's size "
-                "and EMAIL_URL.",
+                f"The mail server did not take the message to {self.recipients}, and nothing was "
+                f"sent: {_refusal(error)}. Check the addresses, the attachment's size and "
+                "EMAIL_URL.",
                 retryable=isinstance(error, OSError),
             ) from error
         if not accepted:
             raise DeliveryError(
                 f"The mail backend sent nothing to {self.recipients}. Check the recipients."
             )
+
+
+def _refusal(error: Exception) -> str:
+    """The server's own words where it spoke, else the error's."""
+    match error:
+        case smtplib.SMTPRecipientsRefused():
+            refused = error.recipients.items()
+            return "; ".join(f"{who}: {_answer(*answer)}" for who, answer in refused)
+        case smtplib.SMTPResponseException():
+            return _answer(error.smtp_code, error.smtp_error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _answer(code: int, reply: bytes | str) -> str:
+    words = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
+    return f"{code} {words}"
 
 
 @contextmanager

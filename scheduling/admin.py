@@ -13,6 +13,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
+from django.utils.text import Truncator
 from django.views.decorators.http import require_POST
 from django_celery_beat import models as beat_models
 
@@ -31,6 +32,7 @@ for model in (
 ):
     admin.site.unregister(model)
 
+LONGEST_ERROR_IN_LIST = 160
 STATUS_ICONS = {
     "queued": "◷", "running": "▶", "success": "✓", "partial": "◐", "fail": "✗", "skipped": "»",
     "missed": "∅", "held": "‖", "cancelled": "■", "lost": "?",
@@ -154,8 +156,7 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
     """Read-only: what happened cannot be edited, added or deleted here."""
 
     list_display = (
-        "timestamp", "item_name", "status_shown", "export_mode", "rows", "duration", "output",
-        "problem",
+        "timestamp", "item_name", "status_shown", "export_mode", "rows", "duration", "result",
     )  # fmt: skip
     list_filter = ("export_mode", "status", ("timestamp", admin.DateFieldListFilter), "item")
     list_display_links = ("timestamp", "item_name")
@@ -202,6 +203,11 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
         ("As run", {"fields": ("sql_shown", "parameters")}),
     )  # fmt: skip
 
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().changelist_view(request, {"title": "History", **(extra_context or {})})
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
@@ -239,9 +245,10 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
             return format_html('<a href="{}">{}</a>', url, Path(run.place).name)
         return run.place or "—"
 
-    @admin.display(description="problem")
-    def problem(self, run: SchedulingHistoryItem) -> str:
-        return run.error if len(run.error) <= 120 else f"{run.error[:119]}…"
+    @admin.display(description="result")
+    def result(self, run: SchedulingHistoryItem) -> str:
+        """Where the rows are, or why they are not there."""
+        return Truncator(run.error).chars(LONGEST_ERROR_IN_LIST) if run.error else self.output(run)
 
     @admin.display(description="SQL")
     def sql_shown(self, run: SchedulingHistoryItem) -> str:

@@ -51,18 +51,18 @@ def make_duckdb(tmp_path: Path) -> MakeSettings:
     return _factory(engine="duckdb", name="duck", database=str(path))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_postgresql(postgresql: PostgreSQL) -> MakeSettings:
-    """The same for a real PostgreSQL."""
+    """The same for a real PostgreSQL, whose table all tests share."""
     with postgresql.connect() as connection:
         connection.execute("DROP TABLE IF EXISTS things")
         connection.execute("CREATE TABLE things AS SELECT * FROM generate_series(1, 3) AS r(n)")
     return _server_factory(postgresql, engine="postgresql", name="elephant")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_mariadb(mariadb: MariaDB) -> MakeSettings:
-    """The same for a real MariaDB."""
+    """The same for a real MariaDB, whose table all tests share."""
     with closing(mariadb.connect(autocommit=True)) as connection, connection.cursor() as cursor:
         cursor.execute("DROP TABLE IF EXISTS things")
         cursor.execute("CREATE TABLE things AS SELECT seq AS n FROM seq_1_to_3")

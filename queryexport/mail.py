@@ -1,0 +1,104 @@
+"""Mail whose attachment is read from disk while it is sent, so that memory stays flat."""
+
+import re
+import smtplib
+from base64 import b64encode, encodebytes
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp
+from django.core.mail.message import sanitize_address
+
+LINE_BYTES = 57  # Gives the 76 characters that a line of base64 may have: RFC 2045, 6.8.
+PIECE_BYTES = LINE_BYTES * 4096
+LEADING_DOT = re.compile(rb"(?m)^\.")
+
+
+class FileMessage(EmailMessage):
+    """A message with one attached file.
+
+    `SMTPBackend` sends it in pieces; any other mail backend takes it whole, as Django's own.
+    """
+
+    def __init__(
+        self, *args: Any, path: Path, attachment_name: str, mime_type: str, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._path = path
+        self._attachment_name = attachment_name
+        self._mime_type = mime_type
+
+    def message(self, **kwargs: Any) -> Any:
+        return self._composed(self._path.read_bytes())
+
+    def pieces(self) -> Iterator[bytes]:
+        """The message as it goes over the wire, with CRLF at every line's end."""
+        # Django composes all but the attachment, whose place a marker keeps.
+        marker = uuid4().bytes
+        composed = self._composed(marker).as_bytes(linesep="\r\n")
+        head, found, tail = composed.partition(b64encode(marker))
+        assert found, "the marker is a single line of base64"
+        yield head
+        with self._path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                yield encodebytes(piece).replace(b"\n", b"\r\n")
+        yield tail.removeprefix(b"\r\n")
+
+    def _composed(self, content: bytes) -> Any:
+        self.attachments = []
+        self.attach(self._attachment_name, content, self._mime_type)
+        try:
+            return super().message()
+        finally:
+            self.attachments = []
+
+
+class SMTPBackend(smtp.EmailBackend):
+    """Django's SMTP backend, for which one refused recipient refuses the message.
+
+    smtplib goes on without those whom the server refuses, and Django does not say who they are.
+    Raises the errors of `smtplib`; then nothing was sent, to anybody.
+    """
+
+    def _send(self, email_message: EmailMessage) -> bool:
+        if not isinstance(email_message, FileMessage):
+            return bool(super()._send(email_message))  # type: ignore[misc]  # Not in the stubs.
+        encoding = email_message.encoding or settings.DEFAULT_CHARSET
+        server = self.connection
+        assert server is not None
+        _envelope(
+            server,
+            sanitize_address(email_message.from_email, encoding),
+            [sanitize_address(address, encoding) for address in email_message.recipients()],
+        )
+        _data(server, email_message.pieces())
+        return True
+
+
+def _envelope(server: smtplib.SMTP, sender: str, recipients: list[str]) -> None:
+    server.ehlo_or_helo_if_needed()
+    code, reply = server.mail(sender)
+    if code != 250:
+        server.rset()
+        raise smtplib.SMTPSenderRefused(code, reply, sender)
+    answers = {recipient: server.rcpt(recipient) for recipient in recipients}
+    refused = {who: answer for who, answer in answers.items() if answer[0] not in (250, 251)}
+    if refused:
+        server.rset()
+        raise smtplib.SMTPRecipientsRefused(refused)
+
+
+def _data(server: smtplib.SMTP, pieces: Iterator[bytes]) -> None:
+    code, reply = server.docmd("DATA")
+    if code != 354:
+        raise smtplib.SMTPDataError(code, reply)
+    for piece in pieces:
+        server.send(LEADING_DOT.sub(b"..", piece))  # RFC 5321, 4.5.2. A piece starts a line.
+    server.send(b".\r\n")
+    code, reply = server.getreply()
+    if code != 250:
+        raise smtplib.SMTPDataError(code, reply)

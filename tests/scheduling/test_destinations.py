@@ -1,0 +1,69 @@
+"""Each sharing mode leads to its sink, with what the item says."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kafka_sink.sink import KafkaSink
+from queryexport.errors import ConfigurationError
+from queryexport.sinks import EmailSink, FileSink
+from scheduling import runs
+from scheduling.destinations import sink_for
+from scheduling.models import SchedulingItem
+from tests.factories import MakeItem, make_kafka_connection
+
+SLOT = datetime(2026, 1, 18, 8, 0, tzinfo=UTC)
+KAFKA = {"sharing_mode": "kafka", "kafka_topic": "events"}
+
+
+def sink_of(item: SchedulingItem) -> Any:
+    item.refresh_from_db()
+    run = runs.queue(item, SLOT, trigger=runs.Trigger.SCHEDULE)
+    assert run
+    run.claim("this worker")
+    return sink_for(item, run)
+
+
+def test_a_file_goes_below_the_export_folder(make_item: MakeItem, export_root: Path) -> None:
+    sink = sink_of(make_item(output_dir="a/b", output_compress_gz=True))
+    assert isinstance(sink, FileSink)
+    assert sink.path == export_root / "a/b/CDG-TEST-001--Rows_2026-01-18.xlsx.gz"
+    assert sink.compress
+
+
+def test_a_mail_takes_its_words_from_the_slot(make_item: MakeItem) -> None:
+    sink = sink_of(
+        make_item(
+            sharing_mode="email", email_to="a@example.com| b@example.com |",
+            email_cc="c@example.com", email_subject="Rows of {date-1}", email_body="{query_name}",
+        )
+    )  # fmt: skip
+    assert isinstance(sink, EmailSink)
+    assert (sink.to, sink.cc) == (["a@example.com", "b@example.com"], ["c@example.com"])
+    assert (sink.subject, sink.body) == ("Rows of 2026-01-17", "CDG-TEST-001--Rows")
+    assert sink.attachment_name == "CDG-TEST-001--Rows_2026-01-18.xlsx"
+
+
+def test_messages_carry_metadata_only_when_the_item_says_so(make_item: MakeItem) -> None:
+    make_kafka_connection("127.0.0.1:9092")
+    with_metadata = sink_of(make_item(**KAFKA, timezone="Europe/Rome"))
+    assert isinstance(with_metadata, KafkaSink)
+    assert with_metadata.envelope
+    assert with_metadata.envelope.source_connection == "tracking"
+    assert with_metadata.envelope.export_timestamp.utcoffset() is not None
+    assert sink_of(make_item(**KAFKA, kafka_include_metadata=False)).envelope is None
+
+
+def test_a_kafka_connection_is_found_by_its_name(make_item: MakeItem) -> None:
+    make_kafka_connection("127.0.0.1:9092")
+    make_kafka_connection("127.0.0.1:9093", name="second")
+    sink = sink_of(make_item(**KAFKA, kafka_connection="second", kafka_batch_size=500))
+    assert sink.settings.bootstrap_servers == "127.0.0.1:9093"
+    assert sink.batch_size == 500
+
+
+def test_an_unknown_kafka_connection_is_named(make_item: MakeItem) -> None:
+    with pytest.raises(ConfigurationError, match="“nowhere”, which does not exist"):
+        sink_of(make_item(**KAFKA, kafka_connection="nowhere"))
