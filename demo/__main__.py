@@ -7,6 +7,7 @@ a folder for mail, and a Kafka broker inside this process. No real installation 
 import argparse
 import os
 import secrets
+import signal
 import sys
 import time
 from contextlib import ExitStack
@@ -21,6 +22,8 @@ def main() -> int:
     arguments = argparse.ArgumentParser(prog="make demo", description=__doc__)
     arguments.add_argument("--once", action="store_true", help="stop after the table")
     once = arguments.parse_args().once
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.default_int_handler)
     _use_embedded_parts()
 
     from django.core.management import call_command

@@ -1,5 +1,7 @@
 """The processes that the demo starts beside itself, each with its log, and stops by their ids."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +34,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_WITHIN_SEC)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # With its children: it leads its own session.
         process.wait()
 
 

@@ -1,7 +1,5 @@
 """The admin's pages take secrets and never give one back."""
 
-from typing import Any
-
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
@@ -9,7 +7,7 @@ from django.db import connection
 from django.forms import model_to_dict
 from django.test import Client
 from django.urls import reverse
-from pytest_django import DjangoAssertNumQueries
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from queryexport.models import DatabaseConnection, Query
 
@@ -17,6 +15,12 @@ pytestmark = pytest.mark.django_db
 PASSWORD = "hunter-2<&>"
 NEW_PASSWORD = "  ${CDG_PASSWORD} "
 LIST_URL = "/admin/queryexport/databaseconnection/"
+
+
+@pytest.fixture(autouse=True)
+def quick_logins(settings: Settings) -> None:
+    """Logging in is not what is tested here, and a safe password hash is slow on purpose."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture
@@ -108,7 +112,7 @@ def test_the_form_says_whether_a_password_is_set(
 
 
 def test_pages_open_although_no_key_fits(
-    admin_client: Client, stored: DatabaseConnection, settings: Any
+    admin_client: Client, stored: DatabaseConnection, settings: Settings
 ) -> None:
     settings.FIELD_ENCRYPTION_KEYS = ["YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXoxMjM0NTY="]
     for url in (LIST_URL, change_url(stored)):
@@ -215,8 +219,7 @@ def test_the_log_of_changes_holds_no_secret(
     entry = LogEntry.objects.get()
     text = f"{entry.change_message} {entry.get_change_message()} {entry.object_repr}"
     assert ("password" in text.lower()) == ("description" not in changes)
-    for secret in ("hunter", "something-new", "••", ciphertext_of(stored) or "-"):
-        assert secret not in text.replace("-", "", 0) or secret == "-"
+    assert not any(secret in text for secret in ("hunter", "something-new", "gAAAA"))
 
 
 @pytest.mark.parametrize(
