@@ -41,6 +41,7 @@ class KafkaSink:
         )
         with self._producer(progress) as producer:
             producer.require_topic()
+            progress.check()
             try:
                 for messages in _built(builder, result.batches):
                     producer.send(messages)

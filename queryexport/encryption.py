@@ -86,7 +86,7 @@ def decrypt(token: str) -> str:
     """Raises `ConfigurationError` when none of the keys fits, never returns the ciphertext."""
     try:
         return _fernet(tuple(settings.FIELD_ENCRYPTION_KEYS)).decrypt(token).decode()
-    except InvalidToken as error:
+    except (InvalidToken, ValueError) as error:
         raise ConfigurationError(
             "A stored secret cannot be decrypted: none of FIELD_ENCRYPTION_KEYS fits. "
             "Add the key that it was saved with, or enter the secret again."

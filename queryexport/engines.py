@@ -12,6 +12,7 @@ from sqlalchemy.pool import NullPool
 from queryexport.errors import ConfigurationError
 
 APPLICATION_NAME = "query-export"
+LONGEST_DELIVERY_SEC = 6 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Dialect(Protocol):
     """What `source` needs to know of one engine."""
 
     options: frozenset[str] = frozenset()
+    reads_as_mysql: bool = False  # See `parameters`: what ends a literal, what begins a comment.
 
     def create(self, settings: ConnectionSettings) -> Engine:
         """An engine without a pool: one run, one session, closed at its end."""
@@ -49,8 +51,10 @@ class Dialect(Protocol):
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
         """Stops the running statement in the database; called from another thread."""
 
-    def forget(self, driver_connection: Any) -> None:
-        """Makes the driver forget a half-read result that closing would read to its end."""
+    def abandon(
+        self, connection: Connection, driver_connection: Any, settings: ConnectionSettings
+    ) -> None:
+        """Gives up a half-read result, where closing it would read it to its end."""
         return
 
 
@@ -104,6 +108,7 @@ class PostgreSQL(Dialect):
 class MySQL(Dialect):
     """MySQL and MariaDB: unbuffered cursor; `KILL QUERY` from a second session stops it."""
 
+    reads_as_mysql = True
     options = frozenset({"charset", "ssl_ca", "ssl_verify_cert", "ssl_verify_identity"})
 
     def create(self, settings: ConnectionSettings) -> Engine:
@@ -117,19 +122,28 @@ class MySQL(Dialect):
         return _engine(settings, "mysql+pymysql", arguments)
 
     def begin(self, connection: Connection, settings: ConnectionSettings) -> None:
-        seconds = settings.statement_timeout_sec
+        # MariaDB's clocks run on while a slow sink leaves rows unread, so they are only the net
+        # under our own; the second one would end the connection after a minute.
+        seconds = settings.statement_timeout_sec + LONGEST_DELIVERY_SEC
         mariadb = getattr(connection.dialect, "is_mariadb", False)
         limit = f"max_statement_time={seconds}" if mariadb else f"max_execution_time={seconds}000"
-        connection.exec_driver_sql(f"SET SESSION {limit}")
+        connection.exec_driver_sql(f"SET SESSION {limit}, net_write_timeout={seconds}")
+        # The session too: a statement that commits by itself would leave the transaction.
+        connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
         connection.exec_driver_sql("START TRANSACTION READ ONLY")
 
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
         with self.create(settings).connect() as second:
             second.exec_driver_sql(f"KILL QUERY {int(driver_connection.thread_id())}")
 
-    def forget(self, driver_connection: Any) -> None:
+    def abandon(
+        self, connection: Connection, driver_connection: Any, settings: ConnectionSettings
+    ) -> None:
         if driver_connection._result:  # PyMySQL offers no public way.
             driver_connection._result.unbuffered_active = False
+        if not connection.invalidated:  # Else the server is gone, and the statement with it.
+            connection.invalidate()
+            self.cancel(driver_connection, settings)
 
 
 class SQLite(Dialect):
@@ -139,12 +153,14 @@ class SQLite(Dialect):
         path = Path(settings.database)
 
         def connect() -> sqlite3.Connection:
-            return sqlite3.connect(
+            database = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro",
                 uri=True,
                 timeout=settings.connect_timeout_sec,
                 check_same_thread=False,
             )
+            database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # ATTACH creates files.
+            return database
 
         return create_engine("sqlite+pysqlite://", creator=connect, poolclass=NullPool)
 

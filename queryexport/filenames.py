@@ -1,15 +1,19 @@
 """Fills `{query_name}_{date-1}.xlsx` and keeps the result inside the export folder."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 from queryexport.errors import ConfigurationError
 
-TOKEN = re.compile(r"\{(?P<name>[^{}+-]*)(?P<days>[+-]\d{1,5})?\}")
+TOKEN = re.compile(r"\{([^{}]*)\}")
+NAME_AND_DAYS = re.compile(r"(?P<name>[^+-]*)(?P<days>[+-]\d{1,5})?")
 KNOWN = "{query_name}, {date}, {date-1} (any number of days), {timestamp}"
-UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u200e\u200f\u202a-\u202e\u2066-\u2069]')
+REFUSED_BY_WINDOWS = frozenset('<>:"/\\|?*')
+# Control and format characters (which turn text around), lone surrogates, line separators.
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 LONGEST_NAME_BYTES = 200
 
 
@@ -47,15 +51,27 @@ def fill(template: str, tokens: Tokens) -> str:
     """The template with its tokens replaced; raises `ConfigurationError` for an unknown one."""
 
     def value(match: re.Match[str]) -> str:
-        days = match["days"]
-        text = tokens.value(match["name"], int(days or 0))
-        if text is None or (days and match["name"] != "date"):
+        text = _value(match[1], tokens)
+        if text is None:
             raise ConfigurationError(
                 f"The template “{template}” has the unknown token {match[0]}. Known are {KNOWN}."
             )
         return text
 
     return TOKEN.sub(value, template)
+
+
+def _value(token: str, tokens: Tokens) -> str | None:
+    parts = NAME_AND_DAYS.fullmatch(token)
+    if not parts or (parts["days"] and parts["name"] != "date"):
+        return None
+    try:
+        return tokens.value(parts["name"], int(parts["days"] or 0))
+    except (OverflowError, ValueError) as error:
+        raise ConfigurationError(
+            f"The date {{{token}}} cannot be written as “{tokens.date_format}”: {error}. "
+            "Correct the date format or the number of days."
+        ) from error
 
 
 def file_name(template: str, tokens: Tokens) -> str:
@@ -68,7 +84,7 @@ def file_name(template: str, tokens: Tokens) -> str:
         raise ConfigurationError(
             f"The file name template “{template}” contains a folder. Put it in “output dir”."
         )
-    name = UNSAFE.sub("_", fill(template, tokens)).strip()
+    name = "".join("_" if _unsafe(char) else char for char in fill(template, tokens)).strip()
     if not name.strip(". ") or name.startswith((".", "-")):
         raise ConfigurationError(
             f"The file name template “{template}” gives “{name}”, which is no usable file name. "
@@ -81,16 +97,22 @@ def file_name(template: str, tokens: Tokens) -> str:
     return name
 
 
+def _unsafe(char: str) -> bool:
+    return char in REFUSED_BY_WINDOWS or unicodedata.category(char) in INVISIBLE
+
+
 def folder_inside(root: Path, folder: str) -> Path:
     """`folder` as an absolute path under `root`; raises `ConfigurationError` if it leads outside.
 
     Links are followed before the check, so that one inside the folder cannot lead out of it.
     """
     relative = PurePosixPath(folder.replace("\\", "/"))
-    path = (root / relative).resolve()
-    if relative.is_absolute() or ".." in relative.parts or not path.is_relative_to(root.resolve()):
+    safe = not relative.is_absolute() and ".." not in relative.parts
+    safe = safe and not any(_unsafe(char) for part in relative.parts for char in part)
+    path = (root / relative).resolve() if safe else root
+    if not (safe and path.is_relative_to(root.resolve())):
         raise ConfigurationError(
-            f"The folder “{folder}” lies outside the export folder. "
-            "Give a path relative to it, without “..”."
+            f"The folder “{folder}” lies outside the export folder, or its name is not usable. "
+            "Give a path relative to it, without “..” and special characters."
         )
     return path

@@ -4,6 +4,7 @@ import re
 import smtplib
 from base64 import b64encode, encodebytes
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,11 +43,12 @@ class FileMessage(EmailMessage):
         composed = self._composed(marker).as_bytes(linesep="\r\n")
         head, found, tail = composed.partition(b64encode(marker))
         assert found, "the marker is a single line of base64"
-        yield head
+        return chain([head], self._encoded(), [tail.removeprefix(b"\r\n")])
+
+    def _encoded(self) -> Iterator[bytes]:
         with self._path.open("rb") as file:
             while piece := file.read(PIECE_BYTES):
                 yield encodebytes(piece).replace(b"\n", b"\r\n")
-        yield tail.removeprefix(b"\r\n")
 
     def _composed(self, content: bytes) -> Any:
         self.attachments = []
@@ -70,12 +72,13 @@ class SMTPBackend(smtp.EmailBackend):
         encoding = email_message.encoding or settings.DEFAULT_CHARSET
         server = self.connection
         assert server is not None
+        pieces = email_message.pieces()  # Composed first: a bad header must not end half-way.
         _envelope(
             server,
             sanitize_address(email_message.from_email, encoding),
             [sanitize_address(address, encoding) for address in email_message.recipients()],
         )
-        _data(server, email_message.pieces())
+        _data(server, pieces)
         return True
 
 
@@ -96,8 +99,12 @@ def _data(server: smtplib.SMTP, pieces: Iterator[bytes]) -> None:
     code, reply = server.docmd("DATA")
     if code != 354:
         raise smtplib.SMTPDataError(code, reply)
-    for piece in pieces:
-        server.send(LEADING_DOT.sub(b"..", piece))  # RFC 5321, 4.5.2. A piece starts a line.
+    try:
+        for piece in pieces:
+            server.send(LEADING_DOT.sub(b"..", piece))  # RFC 5321, 4.5.2. A piece starts a line.
+    except BaseException:
+        server.close()  # A farewell would be read as more of the message.
+        raise
     server.send(b".\r\n")
     code, reply = server.getreply()
     if code != 250:

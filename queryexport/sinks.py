@@ -1,6 +1,7 @@
 """Where rows can go: the `Sink` interface, with the sinks for a folder and for e-mail."""
 
 import gzip
+import io
 import os
 import smtplib
 import tempfile
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import IO, Protocol, cast
+from typing import IO, Any, Protocol, cast
 from uuid import uuid4
 
 from queryexport.errors import DeliveryError, ExportError
@@ -73,9 +74,10 @@ class EmailSink:
         started = monotonic()
         with tempfile.TemporaryDirectory(prefix="query-export-") as folder:
             part = Path(folder, "attachment")
-            with _opened(part, self.attachment_name, self.compress) as file:
-                count = self.format.write(result, file)
-            size = part.stat().st_size
+            with _disk_errors_named(part):
+                with _opened(part, self.attachment_name, self.compress) as file:
+                    count = self.format.write(result, file)
+                size = part.stat().st_size
             progress.check()
             self._send(part)
         progress.delivered(count)
@@ -127,6 +129,19 @@ def _answer(code: int, reply: bytes | str) -> str:
     return f"{code} {words}"
 
 
+class ForwardOnly(io.RawIOBase):
+    """A compressed file without its seek, which claims to work, and so misleads `zipfile`."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+
 @contextmanager
 def _temporary_beside(target: Path) -> Iterator[Path]:
     part = target.with_name(f".{uuid4().hex}.part")
@@ -144,7 +159,7 @@ def _opened(path: Path, inner_name: str, compress: bool) -> Iterator[IO[bytes]]:
         if compress:
             name = inner_name.removesuffix(".gz")
             with gzip.GzipFile(name, "wb", fileobj=raw, mtime=0) as packed:
-                yield cast(IO[bytes], packed)
+                yield cast(IO[bytes], ForwardOnly(packed))
         else:
             yield raw
         raw.flush()

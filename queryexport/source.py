@@ -2,17 +2,17 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import BindParameter, Connection, CursorResult, bindparam, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from queryexport.engines import DIALECTS, ConnectionSettings, check_options
 from queryexport.errors import QueryError
-from queryexport.parameters import bind
+from queryexport.parameters import Statement, bind, is_list
 from queryexport.rows import Column, Result, Row
 
 BATCH_ROWS = 1000
@@ -32,19 +32,20 @@ def open_query(
     Raises `QueryError` for whatever the database says, `ConfigurationError` for parameters that
     do not match the statement.
     """
-    statement = bind(sql, parameters or {})
+    dialect = DIALECTS[settings.engine]
+    statement = bind(sql, parameters or {}, mysql=dialect.reads_as_mysql)
     with _session(settings) as connection:
         limit = StatementLimit(connection, settings)
         with _translated(settings, limit), limit:
-            cursor = _execute(connection, statement.text, statement.values)
+            cursor = _execute(connection, statement)
+        batches = Batches(cursor, settings, limit)
         try:
-            yield Result(_columns(cursor), _batches(cursor, settings, limit))
-        except BaseException:
-            # Rows that nobody wants any more must not be sent to the end, as a rollback over the
-            # half-read result would have it.
-            limit.cancel()
-            _drop(connection, settings)
-            raise
+            yield Result(_columns(cursor), batches)
+        finally:
+            with suppress(Exception):  # The session is closed next, whatever is left of it.
+                if not batches.exhausted:
+                    dialect.abandon(connection, limit.driver_connection, settings)
+                cursor.close()
 
 
 def probe(settings: ConnectionSettings) -> None:
@@ -60,7 +61,7 @@ class StatementLimit:
     """
 
     def __init__(self, connection: Connection, settings: ConnectionSettings) -> None:
-        self._driver_connection = connection.connection.driver_connection
+        self.driver_connection = connection.connection.driver_connection
         self._settings = settings
         self._left_sec = float(settings.statement_timeout_sec)
         self.expired = False
@@ -78,7 +79,7 @@ class StatementLimit:
     def cancel(self) -> None:
         # Whatever goes wrong here, the session is closed next, which ends the statement as well.
         with suppress(Exception):
-            DIALECTS[self._settings.engine].cancel(self._driver_connection, self._settings)
+            DIALECTS[self._settings.engine].cancel(self.driver_connection, self._settings)
 
     def _expire(self) -> None:
         self.expired = True
@@ -115,27 +116,17 @@ def _close(connection: Connection) -> None:
         connection.close()
 
 
-def _drop(connection: Connection, settings: ConnectionSettings) -> None:
-    if not connection.invalidated:
-        DIALECTS[settings.engine].forget(connection.connection.driver_connection)
-        connection.invalidate()
-
-
-def _execute(
-    connection: Connection, statement: str, values: Mapping[str, Any]
-) -> CursorResult[Any]:
+def _execute(connection: Connection, statement: Statement) -> CursorResult[Any]:
     lists: list[BindParameter[Any]] = [
-        bindparam(name, expanding=True) for name, value in values.items() if is_list(value)
+        bindparam(name, expanding=True)
+        for name, value in statement.values.items()
+        if is_list(value)
     ]
     return connection.execute(
-        text(statement).bindparams(*lists),
-        dict(values),
+        text(statement.text).bindparams(*lists),
+        dict(statement.values),
         execution_options={"yield_per": BATCH_ROWS, "stream_results": True},
     )
-
-
-def is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple | set | frozenset)
 
 
 def _columns(cursor: CursorResult[Any]) -> tuple[Column, ...]:
@@ -150,17 +141,29 @@ def _columns(cursor: CursorResult[Any]) -> tuple[Column, ...]:
     return tuple(Column(name) for name in names)
 
 
-def _batches(
-    cursor: CursorResult[Any], settings: ConnectionSettings, limit: StatementLimit
-) -> Iterator[Sequence[Row]]:
-    while True:
-        with _translated(settings, limit), limit:
-            batch = cursor.fetchmany(BATCH_ROWS)
-        if limit.expired:
-            raise _timed_out(settings)
+class Batches:
+    """The rows of a cursor in batches of `BATCH_ROWS`; knows whether they were read to the end."""
+
+    def __init__(
+        self, cursor: CursorResult[Any], settings: ConnectionSettings, limit: StatementLimit
+    ) -> None:
+        self.exhausted = False
+        self._cursor = cursor
+        self._settings = settings
+        self._limit = limit
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Sequence[Row]:
+        with _translated(self._settings, self._limit), self._limit:
+            batch = self._cursor.fetchmany(BATCH_ROWS)
+        if self._limit.expired:
+            raise _timed_out(self._settings)
         if not batch:
-            return
-        yield batch
+            self.exhausted = True
+            raise StopIteration
+        return batch
 
 
 @contextmanager
@@ -192,7 +195,16 @@ def _timed_out(settings: ConnectionSettings) -> QueryError:
 def _reason(error: BaseException, settings: ConnectionSettings) -> str:
     """The driver's own words on one line, without SQLAlchemy's additions and the password."""
     original = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    words = " ".join(str(part) for part in original.args) or type(original).__name__
+    words = " ".join(_words(original.args)) or type(original).__name__
     if settings.password:
         words = words.replace(settings.password, "•••")
     return " ".join(words.split()).rstrip(".")
+
+
+def _words(parts: Iterable[Any]) -> Iterator[str]:
+    """The parts of an error as text; pymssql nests them and leaves some as bytes."""
+    for part in parts:
+        if isinstance(part, tuple | list):
+            yield from _words(part)
+        else:
+            yield part.decode(errors="replace") if isinstance(part, bytes) else str(part)

@@ -2,7 +2,7 @@
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from ipaddress import (
@@ -36,7 +36,7 @@ class JsonEncoder:
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
 
-    def encode(self, record: Mapping[str, Any]) -> bytes:
+    def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
         try:
             return orjson.dumps(record, default=self.plain, option=self.OPTIONS)
         except TypeError:

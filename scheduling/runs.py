@@ -127,7 +127,7 @@ def outcome(receipt: Receipt) -> tuple[SchedulingHistoryItem.Status, str]:
     share = receipt.rows / receipt.handed
     reasons = "; ".join(dict.fromkeys(row.reason for row in receipt.undelivered[:3]))
     error = (
-        f"only {receipt.rows} of {receipt.handed} messages delivered ({share:.1%}): "
+        f"only {receipt.rows} of {receipt.handed} messages delivered ({share * 100:.1f} %): "
         f"{receipt.failed} failed, {receipt.unknown} unknown. {reasons}"
     )
     return (Status.PARTIAL if share >= LEAST_DELIVERED else Status.FAIL), error.strip()

@@ -1,34 +1,39 @@
 """Excel workbooks by openpyxl in write-only mode: flat memory, no formula ever made from data."""
 
 import base64
-import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from itertools import chain
+from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from openpyxl import Workbook
 from openpyxl.cell import WriteOnlyCell
 from openpyxl.styles import Font
+from openpyxl.writer.excel import ExcelWriter
 
 from queryexport.errors import DeliveryError
 from queryexport.rows import Result
-from queryexport.values import NETWORKS, is_finite
+from queryexport.values import NETWORKS, JsonEncoder, is_finite
 
 # Excel's own limits: support.microsoft.com, "Excel specifications and limits".
 MOST_ROWS = 1_048_576
 MOST_COLUMNS = 16_384
 LONGEST_TEXT = 32_767
 EXACT_DIGITS = 15
+LARGEST_NUMBER = 9.99e307
 MOST_EXACT = 10**EXACT_DIGITS
 FIRST_SAFE_DATE = date(1900, 3, 1)  # Excel believes in a 29 February 1900.
 
 # What XML 1.0 cannot hold, and what Excel reads as its own escape of such a character.
 UNWRITABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 ESCAPE = re.compile(r"_(?=x[0-9A-Fa-f]{4}_)")
+CARRIAGE_RETURN = "_x000D_"  # Which XML would turn into a line feed.
 # openpyxl makes formulas and error cells of text that starts like one.
 MISREAD = ("=", "#")
 
@@ -45,6 +50,7 @@ class Xlsx:
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
+        self._json = JsonEncoder(zone)
 
     def write(self, result: Result, file: IO[bytes]) -> int:
         if len(result.columns) > MOST_COLUMNS:
@@ -55,7 +61,7 @@ class Xlsx:
         workbook = Workbook(write_only=True)
         try:
             count = self._fill(workbook, result)
-            workbook.save(file)
+            _save(workbook, file)
         except BaseException:
             _drop_spooled_sheets(workbook)
             raise
@@ -99,13 +105,22 @@ class Xlsx:
             case UUID():
                 return str(value)
             case list() | tuple() | dict():
-                return _text(json.dumps(value, ensure_ascii=False, default=str))
+                return _text(self._json_text(value))
         if isinstance(value, NETWORKS):
             return str(value)
         raise ValueError(f"a value of type {type(value).__name__} has no form in a cell")
 
+    def _json_text(self, value: Any) -> str:
+        try:
+            return self._json.encode(value).decode()
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
     def _moment(self, value: datetime) -> datetime | str:
-        local = value.astimezone(self._zone).replace(tzinfo=None) if value.tzinfo else value
+        try:
+            local = value.astimezone(self._zone).replace(tzinfo=None) if value.tzinfo else value
+        except OverflowError:  # At the ends of the calendar the zone's date does not exist.
+            return value.isoformat(sep=" ")
         return local if local.date() >= FIRST_SAFE_DATE else local.isoformat(sep=" ")
 
 
@@ -114,11 +129,13 @@ def _text(value: str) -> str:
         raise ValueError(f"the text holds {bad[0]!a}, which a workbook cannot store")
     if (length := len(value.encode("utf-16-le")) // 2) > LONGEST_TEXT:
         raise ValueError(f"the text has {length} characters, a cell holds {LONGEST_TEXT}")
-    return ESCAPE.sub("_x005F_", value) if "_x" in value else value
+    if "_x" in value:
+        value = ESCAPE.sub("_x005F_", value)
+    return value.replace("\r", CARRIAGE_RETURN)
 
 
 def _number(value: float | Decimal) -> float | Decimal | str:
-    if not is_finite(value):
+    if not (is_finite(value) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER):
         return str(value)
     if isinstance(value, Decimal) and len(value.normalize().as_tuple().digits) > EXACT_DIGITS:
         return format(value, "f")
@@ -157,10 +174,26 @@ def _add_sheet(workbook: Workbook, names: Sequence[str]) -> Any:
 
 def _header(sheet: Any, names: Sequence[str]) -> Iterator[Any]:
     for name in names:
-        cell = WriteOnlyCell(sheet, _text(name))
+        try:
+            cell = WriteOnlyCell(sheet, _text(name))
+        except ValueError as error:
+            raise DeliveryError(
+                f"The column name {ascii(name)[:60]} cannot be written to a workbook: {error}. "
+                "Give the column another name with AS."
+            ) from error
         cell.data_type = "s"
         cell.font = Font(bold=True)
         yield cell
+
+
+def _save(workbook: Workbook, file: IO[bytes]) -> None:
+    """`Workbook.save`, but with the archive closed when the disk is full."""
+    archive = ZipFile(file, "w", ZIP_DEFLATED)
+    try:
+        ExcelWriter(workbook, archive).save()
+    finally:
+        with suppress(OSError, ValueError):  # Of the end of an archive that has failed already.
+            archive.close()
 
 
 def _drop_spooled_sheets(workbook: Workbook) -> None:
@@ -168,5 +201,7 @@ def _drop_spooled_sheets(workbook: Workbook) -> None:
     sheets: list[Any] = workbook.worksheets
     for sheet in sheets:
         if not sheet.closed:
-            sheet.close()
+            with suppress(OSError):  # The disk may be full.
+                sheet.close()
+        if Path(sheet._writer.out).exists():
             sheet._writer.cleanup()

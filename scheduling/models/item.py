@@ -317,10 +317,13 @@ class SchedulingItem(models.Model):
         if not self.query_id:
             return rules[:1]  # Names and parameters need the query, whose absence is said already.
         if isinstance(self.parameters, dict):
-            rules.append(
-                ("parameters", lambda: bind(self.query.sql, self.bound_parameters(moment)))
-            )
+            rules.append(("parameters", lambda: self._bind(moment)))
         return rules
+
+    def _bind(self, moment: datetime) -> None:
+        """Raises `ConfigurationError` when the parameters do not match the query."""
+        mysql = bool(self.connection_id) and self.connection.engine == "mysql"
+        bind(self.query.sql, self.bound_parameters(moment), mysql=mysql)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self.name:

@@ -14,6 +14,13 @@ from tests.services.mariadb import MariaDB
 from tests.services.postgresql import PostgreSQL
 
 MakeSettings = Callable[..., ConnectionSettings]
+OurSessions = Callable[[ConnectionSettings], list[str]]
+# What a server says about the sessions that this product has open.
+SESSIONS = {
+    "postgresql": "SELECT query FROM pg_stat_activity WHERE application_name = 'query-export'",
+    "mysql": "SELECT info FROM information_schema.processlist WHERE id <> CONNECTION_ID()"
+    " AND user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1)",
+}
 
 
 def write_sqlite(path: Path, *statements: str) -> Path:
@@ -88,6 +95,20 @@ def make_settings(request: pytest.FixtureRequest) -> MakeSettings:
 def make_server(request: pytest.FixtureRequest) -> MakeSettings:
     """Makes the settings of each real server in turn."""
     return request.getfixturevalue(f"make_{request.param}")
+
+
+@pytest.fixture
+def sessions(request: pytest.FixtureRequest) -> OurSessions:
+    """Asks a server which statements our sessions run, over a session of its own."""
+
+    def running(settings: ConnectionSettings) -> list[str]:
+        name = {"postgresql": "postgresql", "mysql": "mariadb"}[settings.engine]
+        with closing(request.getfixturevalue(name).connect(autocommit=True)) as connection:
+            cursor = connection.cursor()
+            cursor.execute(SESSIONS[settings.engine])
+            return [str(row[0]) for row in cursor.fetchall()]
+
+    return running
 
 
 def _server_factory(server: PostgreSQL | MariaDB, **values: Any) -> MakeSettings:

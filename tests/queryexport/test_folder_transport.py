@@ -163,11 +163,13 @@ def test_readers_and_writers_at_once_lose_and_double_nothing(folder: Path) -> No
 
 
 def run_threads(work: Any, count: int) -> None:
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    threads = [
+        threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(20)
     assert not any(thread.is_alive() for thread in threads)
 
 

@@ -185,10 +185,10 @@ def test_a_moment_outside_the_calendar_of_its_zone_is_not_a_crash(moment: dateti
         (bytearray(b"\x00\xff"), "AP8="),
         (memoryview(b"\x00\xff"), "AP8="),
         (ip_address("10.0.0.1"), "10.0.0.1"),
-        ([1, "à", None], '[1, "à", null]'),
-        ((1, 2), "[1, 2]"),
-        ({"a": date(2024, 1, 1)}, '{"a": "2024-01-01"}'),
-        ({date(2024, 1, 1): 1}, '{"2024-01-01": 1}'),
+        ([1, "à", None], '[1,"à",null]'),
+        ((1, 2), "[1,2]"),
+        ({"a": date(2024, 1, 1)}, '{"a":"2024-01-01"}'),
+        ({date(2024, 1, 1): 1}, '{"2024-01-01":1}'),
     ],
 )
 def test_what_excel_has_no_type_for_is_text(value: Any, expected: str) -> None:
@@ -242,7 +242,7 @@ def test_rows_and_columns_keep_their_order() -> None:
         ("\uffff", r"\\uffff"),
         ("x" * 40_000, "40000 characters, a cell holds 32767"),
         ("\U0001f600" * 20_000, "40000 characters"),
-        (["\ud83d"], r"\\ud83d"),
+        (["\ud83d"], "surrogates"),
         (object(), "type object"),
         (1j, "type complex"),
     ],

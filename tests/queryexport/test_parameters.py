@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
+from sqlalchemy.dialects import sqlite
 
-from queryexport.errors import ConfigurationError
+from queryexport.errors import ConfigurationError, QueryError
 from queryexport.parameters import bind, find_parameters, resolve
 
 PIECES = ("'it''s :no'", '"no :no"', "`no :no`", "-- :no '\n", "/* :no ' */", "$$ :no ' $$")
@@ -77,7 +78,7 @@ def test_pieces_do_not_change_each_other(pieces: list[str]) -> None:
 @given(st.text(alphabet=":aé1'\"`$\\%-/*[]E \n=", max_size=30))
 def test_any_statement_reaches_the_driver_unchanged(sql: str) -> None:
     statement = bind(sql, dict.fromkeys(find_parameters(sql), "x"))
-    compiled = text(statement.text).compile(create_engine("sqlite://"))
+    compiled = text(statement.text).compile(dialect=sqlite.dialect())
     assert set(compiled.params) == set(find_parameters(sql))
     assert _with_marks_named(str(compiled), compiled.positiontup or []) == sql
 
@@ -109,6 +110,63 @@ def _selected(sql: str, values: dict[str, Any]) -> tuple:
         compiled = text(statement.text).compile(engine)
         marks = [statement.values[name] for name in compiled.positiontup or []]
         return connection.execute(str(compiled), marks).fetchone()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        r"SELECT 'it\'s :no'",
+        r'SELECT "say \" :no"',
+        r"SELECT 'ends with \\', ':no'",
+        "SELECT 1 # it's :no",
+        "SELECT 1 -- it's :no",
+        "SELECT 'it''s :no'",
+        "SELECT `a :no`",
+    ],
+)
+def test_mysqls_literals_and_comments_hold_no_parameter(sql: str) -> None:
+    assert find_parameters(sql, mysql=True) == ()
+
+
+def test_a_parameter_after_mysqls_literals_and_comments_is_found() -> None:
+    sql = "SELECT 'it\\'s' # isn't\n, 'C:\\\\', :yes"
+    assert find_parameters(sql, mysql=True) == ("yes",)
+
+
+@pytest.mark.parametrize("end", [";", " ; ", ";;", "; -- done", ";\n/* done; */\n"])
+def test_a_closing_semicolon_is_dropped(end: str) -> None:
+    assert bind(f"SELECT ':;' AS a{end}", {}).text.strip() == r"SELECT '\:;' AS a"
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1; SELECT 2", "SELECT 1;\n-- and\nDELETE FROM t", "; SELECT 1", "SELECT 1;'x'"]
+)
+def test_a_second_statement_is_refused(sql: str) -> None:
+    with pytest.raises(QueryError, match="more than one statement"):
+        bind(sql, {})
+
+
+@pytest.mark.parametrize("sql", ["SELECT ';'", 'SELECT 1 AS "a;b"', "SELECT 1 /* ; */ + 1"])
+def test_a_semicolon_elsewhere_ends_nothing(sql: str) -> None:
+    assert bind(sql, {}).text == sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("n IN (:ids)", "n IN :ids"),
+        ("n not in ( :ids )", "n not in  :ids "),
+        ("n IN :ids", "n IN :ids"),
+        ("f(:ids)", "f(:ids)"),
+        ("n IN (:ids, 3)", "n IN (:ids, 3)"),
+    ],
+)
+def test_only_the_brackets_that_a_list_brings_itself_are_dropped(sql: str, expected: str) -> None:
+    assert bind(sql, {"ids": [1, 2]}).text == expected
+
+
+def test_a_single_value_keeps_its_brackets() -> None:
+    assert bind("n IN (:n)", {"n": 1}).text == "n IN (:n)"
 
 
 def test_a_parameter_without_a_value_is_refused_by_name() -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from email import message_from_bytes, policy
@@ -360,9 +361,11 @@ def test_nobody_to_send_to_is_a_delivery_error() -> None:
 
 @pytest.mark.parametrize("changes", [{"subject": "a\nBcc: eve@example.com"}, {"to": ["a\nb@c.d"]}])
 def test_a_header_cannot_be_smuggled_in(smtp: SMTPServer, changes: dict[str, Any]) -> None:
+    started = time.monotonic()
     with pytest.raises(DeliveryError):
         make_email(**changes).deliver(some_rows(), RecordedProgress())
     assert smtp.messages == []
+    assert time.monotonic() - started < 2  # It is refused before the server waits for the data.
 
 
 def test_an_attachment_with_an_accented_name_keeps_it(smtp: SMTPServer) -> None:

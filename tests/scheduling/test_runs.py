@@ -140,7 +140,7 @@ def test_the_status_is_what_the_receipt_proves(delivered: int, status: str) -> N
     outcome, error = runs.outcome(receipt)
     assert outcome == status
     if status != "success":
-        assert error.startswith(f"only {delivered} of 100 messages delivered ({delivered}.0%)")
+        assert error.startswith(f"only {delivered} of 100 messages delivered ({delivered}.0 %)")
         assert "broker said no" in error
 
 

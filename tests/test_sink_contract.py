@@ -1,0 +1,203 @@
+"""What every sink promises, whatever it delivers to: one contract, each sink in turn."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from django.core import mail
+
+from kafka_sink.broker import EmbeddedBroker
+from kafka_sink.config import KafkaSettings
+from kafka_sink.sink import KafkaSink
+from queryexport.errors import DeliveryError, QueryError, RunSuperseded
+from queryexport.formats.xlsx import Xlsx
+from queryexport.rows import Column, Result
+from queryexport.sinks import EmailSink, FileSink, Sink
+from tests.fakes import RecordedProgress, result_of
+
+ROME = ZoneInfo("Europe/Rome")
+TOPIC = "rows"
+# Neither a cell of a workbook nor a message can hold it.
+UNSERIALISABLE = object()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A sink, and what can be seen at its destination: how many files, mails or messages."""
+
+    sink: Sink
+    arrived: Callable[[], int]
+    whole_or_nothing: bool = True
+
+
+class StopsAtDelivered(RecordedProgress):
+    """A progress whose run is taken over while rows are arriving."""
+
+    def delivered(self, rows: int) -> None:
+        super().delivered(rows)
+        raise RunSuperseded("Another worker has taken over.")
+
+
+@pytest.fixture(params=["file", "compressed file", "e-mail", "kafka"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    match request.param:
+        case "file":
+            return file_place(tmp_path / "exports" / "rows.xlsx", compress=False)
+        case "compressed file":
+            return file_place(tmp_path / "exports" / "rows.xlsx.gz", compress=True)
+        case "e-mail":
+            return email_place()
+        case _:
+            return kafka_place(request.getfixturevalue("broker"))
+
+
+@pytest.fixture
+def broker() -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker({TOPIC: 2}) as broker:
+        yield broker
+
+
+def file_place(path: Path, *, compress: bool) -> Place:
+    def arrived() -> int:
+        return len(list(path.parent.glob("*"))) if path.parent.exists() else 0
+
+    return Place(FileSink(path, Xlsx(ROME), compress), arrived)
+
+
+def email_place() -> Place:
+    sink = EmailSink(["anna@example.com"], [], "Rows", "", "rows.xlsx", Xlsx(ROME))
+    return Place(sink, lambda: len(mail.outbox))
+
+
+def kafka_place(broker: EmbeddedBroker) -> Place:
+    settings = KafkaSettings("test", broker.bootstrap_servers)
+    sink = KafkaSink(settings, TOPIC, key_field="n", batch_size=10, envelope=None, zone=ROME)
+    return Place(sink, lambda: messages_in(broker), whole_or_nothing=False)
+
+
+def messages_in(broker: EmbeddedBroker) -> int:
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap_servers, "group.id": "contract"})
+    try:
+        ends = [consumer.get_watermark_offsets(TopicPartition(TOPIC, number)) for number in (0, 1)]
+        return sum(high for _, high in ends)
+    finally:
+        consumer.close()
+
+
+def numbered(count: int) -> Result:
+    return result_of(["n", "text"], [[number, f"row {number}"] for number in range(count)])
+
+
+def broken_after(rows: int, error: BaseException) -> Result:
+    def batches() -> Iterator[Sequence[Sequence[Any]]]:
+        for number in range(rows):
+            yield [[number, "fine"]]
+        raise error
+
+    return Result((Column("n"), Column("text")), batches())
+
+
+@pytest.mark.parametrize("count", [1, 7, 2500])
+def test_every_row_is_delivered_and_the_receipt_says_so(place: Place, count: int) -> None:
+    progress = RecordedProgress()
+    receipt = place.sink.deliver(numbered(count), progress)
+    assert (receipt.rows, receipt.handed) == (count, count)
+    assert (receipt.failed, receipt.unknown, receipt.undelivered) == (0, 0, ())
+    assert place.arrived() == (1 if place.whole_or_nothing else count)
+
+
+def test_no_rows_are_delivered_without_complaint(place: Place) -> None:
+    receipt = place.sink.deliver(numbered(0), RecordedProgress())
+    assert (receipt.rows, receipt.handed) == (0, 0)
+    assert place.arrived() == (1 if place.whole_or_nothing else 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2500])
+def test_the_progress_adds_up_to_the_receipt(place: Place, count: int) -> None:
+    progress = RecordedProgress()
+    receipt = place.sink.deliver(numbered(count), progress)
+    assert progress.reported == receipt.rows
+
+
+def test_the_receipt_names_the_place_and_its_size(place: Place) -> None:
+    receipt = place.sink.deliver(numbered(3), RecordedProgress())
+    assert receipt.place
+    assert receipt.size_bytes is not None
+    assert receipt.size_bytes > 0
+    assert receipt.duration_sec > 0
+
+
+def test_a_sink_can_be_used_again(place: Place) -> None:
+    receipts = [place.sink.deliver(numbered(2), RecordedProgress()) for _ in range(2)]
+    assert [receipt.rows for receipt in receipts] == [2, 2]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1500])
+def test_a_broken_stream_raises_its_own_error(place: Place, rows: int) -> None:
+    progress, error = RecordedProgress(), QueryError("The connection was lost.")
+    with pytest.raises(QueryError) as caught:
+        place.sink.deliver(broken_after(rows, error), progress)
+    assert caught.value is error
+    assert_claims_only_what_arrived(place, progress, rows)
+
+
+def test_a_bug_in_the_stream_keeps_its_type(place: Place) -> None:
+    with pytest.raises(ZeroDivisionError):
+        place.sink.deliver(broken_after(3, ZeroDivisionError()), RecordedProgress())
+    if place.whole_or_nothing:
+        assert place.arrived() == 0
+
+
+def test_an_unserialisable_value_is_named_by_row_and_column(place: Place) -> None:
+    rows = [[number, "fine"] for number in range(4)] + [[4, UNSERIALISABLE]]
+    progress = RecordedProgress()
+    with pytest.raises(DeliveryError, match=r"[Rr]ow 5\b") as caught:
+        place.sink.deliver(result_of(["n", "text"], rows), progress)
+    assert re.search(r"column “?text\b", caught.value.message)
+    assert not caught.value.retryable
+    assert_claims_only_what_arrived(place, progress, 4)
+
+
+@pytest.mark.parametrize("value", ["half\ud83d"])
+def test_text_that_is_no_unicode_is_named_by_row_and_column(place: Place, value: str) -> None:
+    with pytest.raises(DeliveryError, match=r"[Rr]ow 1\b.*column “?text\b"):
+        place.sink.deliver(result_of(["n", "text"], [[1, value]]), RecordedProgress())
+    assert place.arrived() == 0
+
+
+def test_a_superseded_run_publishes_nothing_more(place: Place) -> None:
+    stop = RunSuperseded("Another worker has taken over.")
+    progress = RecordedProgress(stop=stop)
+    with pytest.raises(RunSuperseded):
+        place.sink.deliver(numbered(2500), progress)
+    assert progress.reported == 0
+    if place.whole_or_nothing:
+        assert place.arrived() == 0
+
+
+def test_a_run_superseded_while_rows_arrive_is_stopped(place: Place) -> None:
+    progress = StopsAtDelivered()
+    with pytest.raises(RunSuperseded):
+        place.sink.deliver(numbered(2500), progress)
+    assert len(progress.calls) == 1
+
+
+def test_the_old_file_survives_a_broken_stream(tmp_path: Path) -> None:
+    path = tmp_path / "rows.xlsx"
+    path.write_bytes(b"old")
+    place = file_place(path, compress=False)
+    with pytest.raises(QueryError):
+        place.sink.deliver(broken_after(3, QueryError("lost")), RecordedProgress())
+    assert path.read_bytes() == b"old"
+
+
+def assert_claims_only_what_arrived(place: Place, progress: RecordedProgress, most: int) -> None:
+    if place.whole_or_nothing:
+        assert (progress.reported, place.arrived()) == (0, 0)
+    else:
+        assert progress.reported <= place.arrived() <= most
