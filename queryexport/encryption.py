@@ -93,6 +93,14 @@ def decrypt(token: str) -> str:
         ) from error
 
 
+def rotate(token: str) -> str:
+    """The same secret encrypted with the first key; as it is when no key fits."""
+    try:
+        return _fernet(tuple(settings.FIELD_ENCRYPTION_KEYS)).rotate(token).decode()
+    except (InvalidToken, ValueError):
+        return token
+
+
 class Undecrypted(Secret):
     """A secret still encrypted: a wrong key breaks its use and not the page that lists it."""
 
@@ -116,7 +124,7 @@ class EncryptedTextField(TextField):
     def get_prep_value(self, value: Any) -> str:
         match value:
             case Undecrypted():
-                return value._text
+                return rotate(value._text)
             case Secret():
                 return encrypt(value.stored()) if value else ""
             case _:

@@ -12,7 +12,7 @@ from queryexport.errors import ConfigurationError, QueryError
 TOKENS = r"""
       (?P<literal>  {literal} | `[^`]*` )
     | (?P<dollar>   (?P<tag>\$\w*\$) .*? (?P=tag) )
-    | (?P<comment>  --[^\n]* | /\*.*?\*/ {comment} )
+    | (?P<comment>  {comment} | /\*.*?\*/ )
     | (?P<cast>     ::+ | := )
     | (?P<word>     \w+ )
     | (?P<name>     (?<![\w\\]) : [A-Za-z_]\w* )
@@ -22,14 +22,17 @@ TOKENS = r"""
 FLAGS = re.VERBOSE | re.DOTALL
 STANDARD = re.compile(
     TOKENS.format(
-        literal=r"""[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" """, comment=""
+        literal=r"""[eE]'(?:[^'\\]|\\.|'')*' | '(?:[^']|'')*' | "(?:[^"]|"")*" """,
+        comment=r"--[^\n]*",
     ),
     FLAGS,
 )
-# In MySQL a backslash escapes the next character of a literal, and # begins a comment.
+# In MySQL a backslash escapes the next character of a literal; # begins a comment, and so does
+# --, but only before a blank.
 MYSQL = re.compile(
     TOKENS.format(
-        literal=r"""'(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" """, comment=r"| \#[^\n]*"
+        literal=r"""'(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" """,
+        comment=r"--(?=\s|\Z)[^\n]* | \#[^\n]*",
     ),
     FLAGS,
 )
@@ -87,7 +90,7 @@ def bind(sql: str, values: Mapping[str, Any], *, mysql: bool = False) -> Stateme
 
 
 def is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple | set | frozenset)
+    return isinstance(value, list | tuple)
 
 
 def resolve(values: Mapping[str, Any], *, today: date) -> dict[str, Any]:

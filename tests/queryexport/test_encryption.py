@@ -167,6 +167,15 @@ def test_the_first_key_encrypts(settings: Settings) -> None:
     assert DatabaseConnection.objects.get().password.reveal() == PASSWORD
 
 
+@pytest.mark.django_db
+def test_saving_again_moves_the_secret_to_the_first_key(settings: Settings) -> None:
+    make_connection()
+    settings.FIELD_ENCRYPTION_KEYS = [NEW, OLD]
+    DatabaseConnection.objects.get().save()
+    settings.FIELD_ENCRYPTION_KEYS = [NEW]
+    assert DatabaseConnection.objects.get().password.reveal() == PASSWORD
+
+
 def test_the_same_text_is_encrypted_differently_each_time() -> None:
     first, second = encrypt(PASSWORD), encrypt(PASSWORD)
     assert first != second

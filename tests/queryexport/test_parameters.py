@@ -128,6 +128,12 @@ def test_mysqls_literals_and_comments_hold_no_parameter(sql: str) -> None:
     assert find_parameters(sql, mysql=True) == ()
 
 
+def test_mysql_needs_a_blank_to_begin_a_comment_with_two_dashes() -> None:
+    assert find_parameters("SELECT 1--:n", mysql=True) == ("n",)
+    assert find_parameters("SELECT 1 -- :n", mysql=True) == ()
+    assert find_parameters("SELECT 1--'\n:x'", mysql=True) == ()
+
+
 def test_a_parameter_after_mysqls_literals_and_comments_is_found() -> None:
     sql = "SELECT 'it\\'s' # isn't\n, 'C:\\\\', :yes"
     assert find_parameters(sql, mysql=True) == ("yes",)
