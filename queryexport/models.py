@@ -6,9 +6,9 @@ from django.db import models
 from django.db.models import Q
 
 from queryexport.encryption import EncryptedTextField
-from queryexport.engines import ConnectionSettings, check_options
-from queryexport.errors import ConfigurationError
-from queryexport.parameters import find_parameters
+from queryexport.engines import DIALECTS, ConnectionSettings, check_options
+from queryexport.errors import ConfigurationError, QueryError
+from queryexport.parameters import check_single, find_parameters
 
 LONGEST_TIMEOUT_SEC = 24 * 60 * 60
 
@@ -134,6 +134,11 @@ class DatabaseConnection(models.Model):
         except ConfigurationError as error:
             raise ValidationError({"options": error.message}) from error
 
+    @property
+    def reads_as_mysql(self) -> bool:
+        """Whether literals and comments in its SQL are MySQL's."""
+        return self.engine in DIALECTS and DIALECTS[self.engine].reads_as_mysql
+
     def settings(self) -> ConnectionSettings:
         """What a worker needs to connect, with `${ENV_VAR}` references resolved.
 
@@ -192,7 +197,18 @@ class Query(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        try:
+            check_single(self.sql, mysql=self._reads_as_mysql)
+        except QueryError as error:
+            raise ValidationError({"sql": error.message}) from error
+
+    @property
+    def _reads_as_mysql(self) -> bool:
+        connection = self.default_connection
+        return connection is not None and connection.reads_as_mysql
+
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of its `:name` parameters."""
-        return find_parameters(self.sql)
+        return find_parameters(self.sql, mysql=self._reads_as_mysql)

@@ -89,6 +89,11 @@ def bind(sql: str, values: Mapping[str, Any], *, mysql: bool = False) -> Stateme
     return Statement("".join(escaped), {name: values[name] for name in names})
 
 
+def check_single(sql: str, *, mysql: bool = False) -> None:
+    """Raises `QueryError` when the SQL holds more than one statement."""
+    _first_statement(_tokens(sql, mysql=mysql))
+
+
 def is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 

@@ -92,7 +92,7 @@ def _crontab(item: SchedulingItem) -> CrontabSchedule:
 
 def _item_saved(instance: SchedulingItem, raw: bool = False, **kwargs: Any) -> None:
     if not raw:  # loaddata brings its own rows, or `sync_beat` repairs.
-        sync(instance)
+        sync(SchedulingItem.objects.get(pk=instance.pk))  # As stored: the instance may hold text.
 
 
 def _item_deleted(instance: SchedulingItem, **kwargs: Any) -> None:

@@ -71,7 +71,10 @@ def queue(
                 kafka_topic=item.kafka_topic if is_kafka else "",
             )
     except IntegrityError:
-        return None
+        slot = {"item": item, "scheduled_for": scheduled_for, "attempt": attempt}
+        if SchedulingHistoryItem.objects.filter(**slot).exists():
+            return None
+        raise
 
 
 def run_now(

@@ -15,7 +15,7 @@ from django.db.models import Q
 from django.utils.timezone import now
 from timezone_field import TimeZoneField
 
-from queryexport.errors import ConfigurationError
+from queryexport.errors import ExportError
 from queryexport.filenames import Tokens, file_name, fill, folder_inside
 from queryexport.models import DatabaseConnection, Query
 from queryexport.parameters import bind, resolve
@@ -293,7 +293,7 @@ class SchedulingItem(models.Model):
         for field, check in self._rules():
             try:
                 check()
-            except (ConfigurationError, ValidationError) as error:
+            except (ExportError, ValidationError) as error:
                 errors[field] = str(error.message)
         if errors:
             raise ValidationError(errors)
@@ -322,7 +322,7 @@ class SchedulingItem(models.Model):
 
     def _bind(self, moment: datetime) -> None:
         """Raises `ConfigurationError` when the parameters do not match the query."""
-        mysql = bool(self.connection_id) and self.connection.engine == "mysql"
+        mysql = bool(self.connection_id) and self.connection.reads_as_mysql
         bind(self.query.sql, self.bound_parameters(moment), mysql=mysql)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -345,8 +345,9 @@ class SchedulingItem(models.Model):
     def _schedule_changed(self) -> bool:
         """Whether the stored schedule differs, so that old slots of the new one never run."""
         stored = SchedulingItem.objects.filter(pk=self.pk).values(*SCHEDULE_FIELDS).first()
+        fields = [field for field in self._meta.concrete_fields if field.name in SCHEDULE_FIELDS]
         return stored is not None and stored != {
-            name: getattr(self, name) for name in SCHEDULE_FIELDS
+            field.name: field.to_python(getattr(self, field.name)) for field in fields
         }
 
 
@@ -357,7 +358,12 @@ def addresses(text: str) -> list[str]:
 
 def check_addresses(found: Sequence[str]) -> None:
     for address in found:
-        validate_email(address)
+        try:
+            validate_email(address)
+        except ValidationError as error:
+            raise ValidationError(
+                f"“{address}” is not a valid email address. Separate addresses with |."
+            ) from error
 
 
 def one_line(text: str) -> str:

@@ -212,3 +212,18 @@ def test_a_run_is_named_by_its_item_and_slot(make_item: MakeItem) -> None:
     run = make_run(make_item(name="Traces"))
     assert str(run) == "Traces, 2026-01-18 07:00:00 UTC"
     assert run.timestamp <= timezone.now()
+
+
+def test_a_query_of_two_statements_is_refused_at_the_item_too(make_item: MakeItem) -> None:
+    item = make_item(sql="SELECT 1 AS id; SELECT 2")
+    with pytest.raises(ValidationError, match="more than one statement"):
+        item.full_clean()
+    with pytest.raises(ValidationError, match="more than one statement"):
+        item.query.full_clean()
+
+
+def test_saving_an_item_unchanged_keeps_its_slots(make_item: MakeItem) -> None:
+    item = make_item(timezone="Europe/Rome", end_date="2099-12-31")
+    before = item.schedule_changed_at
+    item.save()
+    assert item.schedule_changed_at == before
