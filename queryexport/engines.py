@@ -32,7 +32,8 @@ class ConnectionSettings:
 
     def __str__(self) -> str:
         place = f"{self.host}:{self.port}" if self.port else self.host
-        return f"“{self.name}” ({self.engine} {'/'.join(filter(None, (place, self.database)))})"
+        database = self.database if self.host else Path(self.database).name
+        return f"“{self.name}” ({self.engine} {'/'.join(filter(None, (place, database)))})"
 
 
 class Dialect(Protocol):

@@ -178,9 +178,15 @@ def _translated(
             raise _timed_out(settings) from error
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
         if lost:
-            message = f"The connection to {settings} was lost: {_reason(error, settings)}."
+            message = (
+                f"The connection to {settings} was lost: {_reason(error, settings)}. "
+                "Check that the server runs, then run the item again."
+            )
         else:
-            message = f"{settings} refused the query: {_reason(error, settings)}."
+            message = (
+                f"{settings} refused the query: {_reason(error, settings)}. "
+                "Correct the query, or what the connection's account may read."
+            )
         raise QueryError(message, retryable=lost) from error
 
 

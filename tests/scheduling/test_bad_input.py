@@ -71,6 +71,7 @@ def test_a_missing_table(make_item: MakeItem, export_root: Path) -> None:
     error = failed(make_item(sql="SELECT * FROM no_such_table")).error
     assert "no such table: no_such_table" in error
     assert "“tracking”" in error
+    assert "Correct the query" in error
     assert list(export_root.rglob("*")) == []
 
 
