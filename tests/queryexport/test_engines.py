@@ -147,7 +147,7 @@ def test_the_password_is_in_no_text_of_the_settings() -> None:
     [
         (SERVER, "“far” (postgresql db.example.com:1234/sales)"),
         (replace(SERVER, port=None), "“far” (postgresql db.example.com/sales)"),
-        (ConnectionSettings("lite", "sqlite", database="/a/b.db"), "“lite” (sqlite /a/b.db)"),
+        (ConnectionSettings("lite", "sqlite", database="/a/b.db"), "“lite” (sqlite b.db)"),
     ],
 )
 def test_settings_are_shown_as_name_engine_and_place(
