@@ -5,21 +5,26 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 STOP_WITHIN_SEC = 15
 
 
 @contextmanager
-def running(arguments: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    arguments: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """`python -m …` in a session of its own, so that Ctrl-C reaches it by way of us."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        output = stack.enter_context(log.open("wb"))
+        output = stack.enter_context(log.open("ab"))
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -36,6 +36,7 @@ INSTALLED_APPS = [
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django.forms",
+    "ninja",  # Its pages of the API, from this host.
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

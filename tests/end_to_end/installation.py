@@ -2,19 +2,19 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.fernet import Fernet
 
+from demo.processes import running
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-STOP_WITHIN_SEC = 30
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,10 @@ class Installation:
         rows = [{"pk": row["pk"], **row["fields"]} for row in dumped]
         return sorted(rows, key=lambda row: row["pk"])
 
-    @contextmanager
-    def celery(self, name: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    def celery(self, name: str, *arguments: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
         """A Celery process of the installation, with its log in the folder."""
-        command = [sys.executable, "-m", "celery", "-A", "queryexport", name, *arguments]
-        with ExitStack() as stack:
-            log = stack.enter_context(self.log(name).open("ab"))
-            process = subprocess.Popen(
-                command,
-                cwd=REPOSITORY,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            stack.callback(_stop, process)
-            yield process
+        command = ("celery", "-A", "queryexport", name, *arguments)
+        return running(command, self.log(name), environment=self.environment)
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -96,12 +83,3 @@ def install(folder: Path, **settings: str) -> Installation:
     installation = Installation(folder, environment)
     installation.manage("migrate", "--verbosity=0")
     return installation
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_WITHIN_SEC)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # With its children: it leads its own session.
-        process.wait()
