@@ -33,6 +33,7 @@ FEATURES: Mapping[str, str] = {
 QUEUE_KBYTES = 65_536
 QUEUE_MESSAGES = 20_000
 MESSAGE_TIMEOUT_MS = 120_000
+TRANSACTION_TIMEOUT_MS = 900_000  # Kafka's default of transaction.max.timeout.ms.
 # The client's retries wait retry_backoff_ms, then twice, then four times that: 100, 200, 400 ms.
 LONGEST_BACKOFF = 4
 MASK = "••••••"
@@ -133,8 +134,13 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
     return config
 
 
-def producer_config(settings: KafkaSettings, *, batch_messages: int) -> dict[str, Any]:
+def producer_config(
+    settings: KafkaSettings, *, batch_messages: int, transactional_id: str = ""
+) -> dict[str, Any]:
     """librdkafka's configuration for a producer that sends batches of `batch_messages` (1–10000).
+
+    A `transactional_id` makes it a transactional producer. A transaction may stay open for
+    `TRANSACTION_TIMEOUT_MS`, the most that brokers allow unless told otherwise.
 
     Idempotence with acks=all is fixed, so that the client's own retries, which repeat a message
     under its sequence number, cannot store it twice.
@@ -145,8 +151,13 @@ def producer_config(settings: KafkaSettings, *, batch_messages: int) -> dict[str
             f"A Kafka batch of {batch_messages} messages is not possible. "
             f"Set the item's batch size between {low} and {high}."
         )
+    transaction = {
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+    }
     return {
         **client_config(settings),
+        **(transaction if transactional_id else {}),
         "acks": "all",
         "enable.idempotence": True,
         "compression.type": settings.compression,

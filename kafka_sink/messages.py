@@ -1,10 +1,11 @@
 """Turns a row into a Kafka message: its key, its JSON value, and the metadata it travels with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -12,18 +13,38 @@ import orjson
 
 from queryexport.errors import ConfigurationError, DeliveryError
 from queryexport.rows import Column, Row
-from queryexport.values import NETWORKS, JsonEncoder
+from queryexport.values import NETWORKS, JsonEncoder, is_finite
 
 METADATA = "_metadata"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEXT_BY_ENCODER = (date, time, timedelta, bytes, bytearray, memoryview, *NETWORKS)
 
 
+class NullKey(StrEnum):
+    """What happens to a row whose key column is NULL."""
+
+    FAIL = "fail"
+    SEND = "null"
+    SKIP = "skip"
+
+
 class Message(NamedTuple):
-    """What one row is on the wire."""
+    """What one row is on the wire; `timestamp_ms` is since 1970 UTC, 0 the time of sending."""
 
     key: bytes | None
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_ms: int = 0
+
+
+@dataclass(frozen=True)
+class MessageOptions:
+    """What an item may choose about its messages; `timestamp_field` names a column, or nothing."""
+
+    null_key: NullKey = NullKey.FAIL
+    decimals_as_numbers: bool = False
+    headers: tuple[tuple[str, bytes], ...] = ()
+    timestamp_field: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,8 +74,10 @@ class MessageBuilder:
     """Turns the rows of one result into messages.
 
     The key is the canonical text of the value of `key_field`, so that the same value always goes
-    to the same partition. The value is a JSON object with the column names, and `_metadata` last
-    when there is an `envelope`. A time without a zone is taken to be in `zone`.
+    to the same partition; several fields with commas between give a JSON array of their texts. The
+    value is a JSON object with the column names, and `_metadata` last when there is an `envelope`.
+    A time without a zone is taken to be in `zone`. `skipped` counts the rows left out for their
+    NULL key, `nulled` the NaN and infinite numbers that JSON can only write as null.
 
     Raises `ConfigurationError` when the columns do not fit, before any row is touched.
     """
@@ -66,36 +89,61 @@ class MessageBuilder:
         *,
         envelope: Envelope | None,
         zone: tzinfo,
+        options: MessageOptions | None = None,
     ) -> None:
+        self.skipped = 0
+        self.nulled = 0
+        self._options = options or MessageOptions()
         self._names = tuple(column.name for column in columns)
         self._key_field = key_field
-        self._key_index = _index(self._names, key_field)
-        self._encoder = JsonEncoder(zone)
+        self._key_indexes = [_index(self._names, name) for name in key_fields(key_field)]
+        self._timestamp_index = _timestamp_index(self._names, self._options.timestamp_field)
+        self._zone = zone
+        self._encoder = JsonEncoder(zone, decimals_as_numbers=self._options.decimals_as_numbers)
         self._metadata: dict[str, Any] = {}
         if envelope:
             _refuse_metadata_column(self._names)
             # Encoded once: every row of the run carries the same bytes.
             self._metadata = {METADATA: orjson.Fragment(envelope.encoded())}
 
-    def build(self, row: Row, number: int) -> Message:
-        """The message of the row with that 1-based number.
+    def build_all(self, rows: Sequence[Row], first_number: int) -> Iterator[Message]:
+        """The messages of the rows, whose 1-based numbers begin at `first_number`."""
+        numbers = range(first_number, first_number + len(rows))
+        return filter(None, map(self.build, rows, numbers))
 
-        Raises `DeliveryError` for a key that is NULL and for a value that JSON cannot hold.
+    def build(self, row: Row, number: int) -> Message | None:
+        """The message of the row with that 1-based number; None when its NULL key leaves it out.
+
+        Raises `DeliveryError` for a key that may not be NULL, and for what JSON cannot hold.
         """
-        key = row[self._key_index]
-        key_bytes = key.encode() if type(key) is str and key.isascii() else self._key(key, number)
+        key = self._key(row, number)
+        if key is None and self._options.null_key == NullKey.SKIP:
+            self.skipped += 1
+            return None
         try:
             value = self._encoder.encode(dict(zip(self._names, row, strict=True), **self._metadata))
         except TypeError as error:
             raise self._unencodable(row, number) from error
-        return Message(key_bytes, value)
+        if b":null" in value:
+            self.nulled += sum(map(is_not_finite, row))
+        return Message(key, value, self._options.headers, self._timestamp(row, number))
 
-    def _key(self, value: Any, number: int) -> bytes:
-        if value is None:
-            raise DeliveryError(
-                f"Row {number} has NULL in its key column “{self._key_field}”, so it cannot be "
-                "sent. Choose a key column that is never NULL, or leave such rows out in the query."
-            )
+    def _key(self, row: Row, number: int) -> bytes | None:
+        values = [row[index] for index in self._key_indexes]
+        if None in values:
+            if self._options.null_key == NullKey.FAIL:
+                raise DeliveryError(
+                    f"Row {number} has NULL in its key column “{self._key_field}”, so it cannot be "
+                    "sent. Choose a key column that is never NULL, leave such rows out in the "
+                    "query, or let the item skip them or send them without a key."
+                )
+            return None
+        if len(values) == 1:
+            key = values[0]
+            return key.encode() if type(key) is str and key.isascii() else self._one(key, number)
+        return orjson.dumps([self._one(value, number).decode() for value in values])
+
+    def _one(self, value: Any, number: int) -> bytes:
         try:
             return key_text(value, self._encoder).encode()
         except (TypeError, ValueError) as error:
@@ -104,6 +152,24 @@ class MessageBuilder:
                 f"the type {type(value).__name__} and no stable text ({error}). "
                 "Cast it to text in the query."
             ) from error
+
+    def _timestamp(self, row: Row, number: int) -> int:
+        if self._timestamp_index is None or (value := row[self._timestamp_index]) is None:
+            return 0
+        match value:
+            case datetime():
+                moment = value if value.tzinfo else value.replace(tzinfo=self._zone)
+            case date():
+                moment = datetime.combine(value, time(), self._zone)
+            case _:
+                moment = EPOCH
+        if moment <= EPOCH:
+            raise DeliveryError(
+                f"Row {number} cannot be sent: its timestamp column “"
+                f"{self._options.timestamp_field}” holds {value!r:.60}, which is no date or time "
+                "after 1970. Choose another column, or cast it in the query."
+            )
+        return round(moment.timestamp() * 1000)
 
     def _unencodable(self, row: Row, number: int) -> DeliveryError:
         for name, value in zip(self._names, row, strict=True):
@@ -137,6 +203,27 @@ def key_text(value: Any, encoder: JsonEncoder) -> str:
     if isinstance(value, TEXT_BY_ENCODER):
         return str(encoder.plain(value))
     raise TypeError(f"{value!r:.40} cannot be a key")
+
+
+def key_fields(key_field: str) -> list[str]:
+    """The columns that an item's key field names."""
+    return [name.strip() for name in key_field.split(",")]
+
+
+def is_not_finite(value: Any) -> bool:
+    """Whether JSON can only write the number as null."""
+    return isinstance(value, float | Decimal) and not is_finite(value)
+
+
+def _timestamp_index(names: Sequence[str], timestamp_field: str) -> int | None:
+    if not timestamp_field:
+        return None
+    if timestamp_field not in names:
+        raise ConfigurationError(
+            f"The query returns no column “{timestamp_field}” to take the messages' time from. It "
+            f"returns {', '.join(names)}. Change the item's timestamp field."
+        )
+    return names.index(timestamp_field)
 
 
 def _index(names: Sequence[str], key_field: str) -> int:

@@ -3,7 +3,8 @@
 import logging
 import os
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from time import monotonic, time
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,7 @@ REACH_LIMIT_SEC = 8.0
 OUTAGE_LIMIT_SEC = 30.0
 REPORT_GRACE_SEC = 10.0
 PURGE_LIMIT_SEC = 5.0
+COMMIT_LIMIT_SEC = 60.0
 TURN_SEC = 0.2
 HEARTBEAT_SEC = 1.0
 MOST_WAITING = 10_000
@@ -38,6 +40,9 @@ class CountingProducer:
     newly acknowledged rows once per batch, and at least once a second while the client waits;
     whatever it raises ends the delivery.
 
+    With a `transactional_id` nothing counts as delivered until `commit`; what has not been
+    committed is aborted at the end of the `with` block, and no `read_committed` consumer sees it.
+
     Raises `ConfigurationError` for settings that the client refuses, `DeliveryError` when the
     brokers refuse the run as a whole or stay out of reach for `outage_limit_sec`.
     """
@@ -50,8 +55,11 @@ class CountingProducer:
         batch_messages: int,
         progress: Progress,
         outage_limit_sec: float = OUTAGE_LIMIT_SEC,
+        resend_unknown: bool = False,
+        transactional_id: str = "",
     ) -> None:
-        self.ledger = Ledger()
+        self.ledger = Ledger(resend_unknown=resend_unknown)
+        self._transactional = bool(transactional_id)
         self._settings = settings
         self._topic = topic
         self._progress = progress
@@ -65,7 +73,11 @@ class CountingProducer:
         self._trouble: KafkaError | None = None
         self._final: KafkaError | None = None
         self._pid = os.getpid()
-        self._producer = self._open(producer_config(settings, batch_messages=batch_messages))
+        self._producer = self._open(
+            producer_config(
+                settings, batch_messages=batch_messages, transactional_id=transactional_id
+            )
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +110,11 @@ class CountingProducer:
         if not ledger.outstanding:
             self._heard_at = monotonic()  # Nobody was asked while the query took its time.
         for message in messages:
-            key, value, headers = message
+            key, value, headers, timestamp_ms = message
             try:
-                if headers:
+                if timestamp_ms:
+                    self._produce(message)
+                elif headers:
                     produce(topic, value, key, on_delivery=report, headers=list(headers))
                 else:
                     produce(topic, value, key, on_delivery=report)
@@ -130,9 +144,11 @@ class CountingProducer:
             self._producer.purge()
             deadline = monotonic() + PURGE_LIMIT_SEC
             while self.ledger.outstanding and monotonic() < deadline:
-                self._producer.poll(TURN_SEC)
+                self._poll(TURN_SEC)
         self.ledger.give_up()
         self.ledger.write_off()
+        if self._transactional:
+            self._abort()
 
     def _open(self, config: dict[str, Any]) -> Producer:
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": logger}
@@ -152,7 +168,7 @@ class CountingProducer:
                 topics = set(self._producer.list_topics(timeout=1).topics)
             except KafkaException as error:
                 self._trouble = self._trouble or error.args[0]
-                self._producer.poll(0)  # Serves the error callback, which knows the real reason.
+                self._poll(0)  # Serves the error callback, which knows the real reason.
                 self._stop_if_hopeless()
                 if monotonic() > deadline:
                     raise self._unreachable() from error
@@ -160,22 +176,69 @@ class CountingProducer:
                 self._down_since, self._reached = None, True
                 return topics
 
+    def begin(self) -> None:
+        """Starts the transaction, and ends one that an earlier process of this item left open."""
+        if self._transactional:
+            self._in_transaction("begin", self._producer.init_transactions, REACH_LIMIT_SEC)
+            self._producer.begin_transaction()
+
+    def commit(self) -> None:
+        """Makes the rows visible, all of them; raises `DeliveryError` when that is not certain.
+
+        Without a transaction there is nothing to do.
+        """
+        if not self._transactional:
+            return
+        self._stop_if_hopeless()
+        try:
+            self._in_transaction("commit", self._producer.commit_transaction, COMMIT_LIMIT_SEC)
+        except DeliveryError:
+            self.ledger.doubt()
+            self._transactional = False  # Neither committed nor to be aborted, as far as we know.
+            raise
+        self._transactional = False
+        self._tell_progress(monotonic())
+
+    def _abort(self) -> None:
+        self._transactional = False
+        self.ledger.revoke()
+        with suppress(KafkaException):  # The cluster aborts it by itself when its time is over.
+            self._producer.abort_transaction(PURGE_LIMIT_SEC)
+
+    def _in_transaction(self, step: str, call: Callable[[float], None], limit_sec: float) -> None:
+        try:
+            call(limit_sec)
+        except KafkaException as error:
+            self._poll(0)
+            self._stop_if_hopeless()
+            raise DeliveryError(
+                f"The brokers of {self._settings} did not {step} the transaction of this run: "
+                f"{self._words(error.args[0])}. Check that they run and allow transactions.",
+                retryable=True,
+            ) from error
+
+    def _produce(self, message: Message) -> None:
+        report = self.ledger.report
+        key, value, headers, timestamp_ms = message
+        self._producer.produce(
+            self._topic,
+            value,
+            key,
+            on_delivery=partial(report, timestamp_ms=timestamp_ms) if timestamp_ms else report,
+            headers=list(headers),
+            timestamp=timestamp_ms,
+        )
+
     def _send_again(self) -> None:
         for _ in range(len(self.ledger.waiting)):
-            self._send_when_there_is_room(self.ledger.waiting[0][0])
+            self._send_when_there_is_room(self.ledger.waiting[0].message)
             self.ledger.sent_again()
         self._drain()
 
     def _send_when_there_is_room(self, message: Message) -> None:
         while True:
             try:
-                self._producer.produce(
-                    self._topic,
-                    message.value,
-                    message.key,
-                    on_delivery=self.ledger.report,
-                    headers=list(message.headers),
-                )
+                self._produce(message)
                 self.ledger.handed += 1
                 return
             except BufferError:
@@ -187,7 +250,7 @@ class CountingProducer:
 
     def _drain(self) -> None:
         while self.ledger.outstanding:
-            self._producer.flush(TURN_SEC)  # Unlike poll(), it does not wait for linger.ms.
+            self._poll(TURN_SEC, flush=True)
             self._serve(0)
 
     def _pause(self, seconds: float) -> None:
@@ -195,9 +258,19 @@ class CountingProducer:
         while (left := until - monotonic()) > 0:
             self._serve(left)
 
+    def _poll(self, timeout_sec: float, *, flush: bool = False) -> None:
+        """Lets the client work. A flush, unlike a poll, does not wait for linger.ms.
+
+        A fatal error does not go to the error callback: the client raises it from here.
+        """
+        try:
+            self._producer.flush(timeout_sec) if flush else self._producer.poll(timeout_sec)
+        except KafkaException as error:
+            self._final = self._final or error.args[0]
+
     def _serve(self, timeout_sec: float) -> None:
         """One turn of the client's events, then of ours."""
-        self._producer.poll(timeout_sec)
+        self._poll(timeout_sec)
         now = monotonic()
         if self.ledger.answered != self._answered:
             self._answered, self._heard_at, self._down_since = self.ledger.answered, now, None
@@ -205,9 +278,10 @@ class CountingProducer:
         self._stop_if_hopeless(now)
 
     def _tell_progress(self, now: float) -> None:
-        new_rows = self.ledger.acked - self._told_rows
+        # Inside a transaction nothing has arrived before the commit.
+        new_rows = 0 if self._transactional else self.ledger.acked - self._told_rows
         if new_rows or now - self._told_at > HEARTBEAT_SEC:
-            self._told_rows, self._told_at = self.ledger.acked, now
+            self._told_rows, self._told_at = self._told_rows + new_rows, now
             self._progress.delivered(new_rows)
 
     def _on_error(self, error: KafkaError) -> None:
@@ -232,6 +306,13 @@ class CountingProducer:
             raise DeliveryError(
                 f"The brokers of {self._settings} refuse the topic {self._topic}: "
                 f"{self._settings.without_secrets(reason(refusal))}"
+            )
+        if self._transactional and (self.ledger.failed or self.ledger.unknown):
+            # The client sends nothing more in such a transaction, and it can only be aborted.
+            raise DeliveryError(
+                "One row was not delivered, so the transaction was taken back and no row of this "
+                f"run is visible: {self.ledger.undelivered[0].reason} Its key is "
+                f"“{self.ledger.undelivered[0].key}”."
             )
         if now and self.ledger.outstanding and self._silent(now):
             raise self._unreachable()

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from time import monotonic
 
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import Envelope, Message, MessageBuilder
+from kafka_sink.messages import Envelope, Message, MessageBuilder, MessageOptions
 from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
 from kafka_sink.reports import Ledger
 from queryexport.errors import DeliveryError, ExportError, RunSuperseded
@@ -23,6 +23,10 @@ class KafkaSink:
     twice. `batch_size` is the most messages in one request, 1 to 10000. A time without a zone is
     taken to be in `zone`. The run ends when all brokers are down for `outage_limit_sec`.
 
+    `resend_unknown` sends rows of which nothing is known again, at the risk of a second copy. A
+    `transactional_id`, the same for every run of an item, makes the run one transaction: a
+    `read_committed` consumer sees all of its rows or none.
+
     When the delivery breaks off, the `ExportError` has the receipt of what arrived until then.
     """
 
@@ -32,25 +36,34 @@ class KafkaSink:
     batch_size: int
     envelope: Envelope | None
     zone: tzinfo
+    options: MessageOptions = field(default_factory=MessageOptions)
+    resend_unknown: bool = False
+    transactional_id: str = ""
     outage_limit_sec: float = OUTAGE_LIMIT_SEC
 
     def deliver(self, result: Result, progress: Progress) -> Receipt:
         started = monotonic()
         builder = MessageBuilder(
-            result.columns, self.key_field, envelope=self.envelope, zone=self.zone
+            result.columns,
+            self.key_field,
+            envelope=self.envelope,
+            zone=self.zone,
+            options=self.options,
         )
         with self._producer(progress) as producer:
             producer.require_topic()
             progress.check()
             try:
+                producer.begin()
                 for messages in _built(builder, result.batches):
                     producer.send(messages)
                 producer.settle()
+                producer.commit()
             except ExportError as error:
                 _wind_up(producer, error)
-                error.receipt = self._receipt(producer.ledger, started)
+                error.receipt = self._receipt(producer.ledger, builder, started)
                 raise
-        return self._receipt(producer.ledger, started)
+        return self._receipt(producer.ledger, builder, started)
 
     def _producer(self, progress: Progress) -> CountingProducer:
         return CountingProducer(
@@ -59,15 +72,19 @@ class KafkaSink:
             batch_messages=self.batch_size,
             progress=progress,
             outage_limit_sec=self.outage_limit_sec,
+            resend_unknown=self.resend_unknown,
+            transactional_id=self.transactional_id,
         )
 
-    def _receipt(self, ledger: Ledger, started: float) -> Receipt:
+    def _receipt(self, ledger: Ledger, builder: MessageBuilder, started: float) -> Receipt:
         return Receipt(
             ledger.acked,
             f"{self.topic}: {_offsets(ledger)}",
             ledger.size_bytes,
             failed=ledger.failed,
             unknown=ledger.unknown,
+            skipped=builder.skipped,
+            conversions={"NaN or infinity to null": builder.nulled} if builder.nulled else {},
             undelivered=tuple(ledger.undelivered),
             duration_sec=monotonic() - started,
         )
@@ -79,7 +96,7 @@ def _built(
     """The messages of each batch; rows are numbered from 1 over all of them."""
     done = 0
     for batch in batches:
-        yield map(builder.build, batch, range(done + 1, done + len(batch) + 1))
+        yield builder.build_all(batch, done + 1)
         done += len(batch)
 
 

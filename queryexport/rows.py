@@ -1,7 +1,7 @@
 """What flows from a query to a sink, and what the sink answers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 Row = Sequence[Any]
@@ -64,9 +64,10 @@ class Undelivered:
 class Receipt:
     """What arrived, by the destination's own word, never what was merely sent.
 
-    `rows` + `failed` + `unknown` is the number of rows that the sink was handed. `place` says where
-    they are: a path, the recipients, or a topic with its offset ranges. `undelivered` holds the
-    first few of the rows that failed or are unknown.
+    `rows` + `failed` + `unknown` + `skipped` is the number of rows that the sink was handed; those
+    are `skipped` that the item told it to leave out. `place` says where they are: a path, the
+    recipients, or a topic with its offset ranges. `undelivered` holds the first few of the rows
+    that failed or are unknown. `conversions` counts the values that could not be kept as they were.
     """
 
     rows: int
@@ -74,9 +75,11 @@ class Receipt:
     size_bytes: int | None = None
     failed: int = 0
     unknown: int = 0
+    skipped: int = 0
     undelivered: tuple[Undelivered, ...] = ()
+    conversions: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float = 0.0
 
     @property
     def handed(self) -> int:
-        return self.rows + self.failed + self.unknown
+        return self.rows + self.failed + self.unknown + self.skipped

@@ -24,8 +24,9 @@ NETWORKS = (IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface,
 class JsonEncoder:
     """Turns rows into JSON that loses nothing.
 
-    Decimals become text with every digit, integers of any size stay exact numbers, times are
-    ISO 8601 (a time without a zone is taken to be in `zone`), bytes are base64, NaN and infinity
+    Decimals become text with every digit (numbers with every digit, on request), integers of any
+    size stay exact numbers, times are ISO 8601 (a time without a zone is taken to be in `zone`),
+    bytes are base64, NaN and infinity
     are null, a UUID and a network address are text, an interval is an ISO 8601 duration.
 
     Raises `TypeError` for a value with no such form, and for text that is not valid Unicode.
@@ -33,8 +34,9 @@ class JsonEncoder:
 
     OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
 
-    def __init__(self, zone: tzinfo) -> None:
+    def __init__(self, zone: tzinfo, *, decimals_as_numbers: bool = False) -> None:
         self._zone = zone
+        self._decimals_as_numbers = decimals_as_numbers
 
     def encode(self, record: Mapping[str, Any] | Sequence[Any]) -> bytes:
         try:
@@ -47,7 +49,7 @@ class JsonEncoder:
         """The JSON form of a value that JSON does not know."""
         match value:
             case Decimal():
-                return format(value, "f") if value.is_finite() else None
+                return self._decimal(value)
             case datetime():
                 return (value if value.tzinfo else value.replace(tzinfo=self._zone)).isoformat()
             case date() | time():
@@ -61,6 +63,12 @@ class JsonEncoder:
         if isinstance(value, NETWORKS):
             return str(value)
         raise TypeError(f"a value of type {type(value).__name__} has no form in JSON")
+
+    def _decimal(self, value: Decimal) -> Any:
+        if not value.is_finite():
+            return None
+        digits = format(value, "f")
+        return orjson.Fragment(digits) if self._decimals_as_numbers else digits
 
 
 def wide_integers(value: Any) -> Any:

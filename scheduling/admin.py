@@ -78,8 +78,10 @@ class SchedulingItemAdmin(admin.ModelAdmin):
             "Kafka",
             {
                 "fields": (
-                    "kafka_connection", "kafka_topic", "kafka_key_field", "kafka_batch_size",
-                    "kafka_include_metadata",
+                    "kafka_connection", "kafka_topic", "kafka_key_field", "kafka_null_key",
+                    "kafka_timestamp_field", "kafka_headers", "kafka_decimals_as_numbers",
+                    "kafka_include_metadata", "kafka_batch_size", "kafka_guarantee",
+                    "kafka_least_percent", "kafka_allow_duplicates",
                 )
             },
         ),
@@ -169,7 +171,8 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
             "Outcome",
             {
                 "fields": (
-                    "status_shown", "error", "output", "row_count", "rows_delivered", "size_bytes",
+                    "status_shown", "error", "output", "row_count", "rows_delivered",
+                    "rows_skipped", "conversions", "size_bytes",
                 )
             },
         ),

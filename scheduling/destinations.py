@@ -3,14 +3,20 @@
 from datetime import datetime
 from typing import assert_never
 
-from kafka_sink.messages import Envelope
+from kafka_sink.messages import Envelope, MessageOptions, NullKey
 from kafka_sink.models import KafkaConnection
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import ConfigurationError
 from queryexport.filenames import fill
 from queryexport.formats.xlsx import Xlsx
 from queryexport.sinks import EmailSink, FileSink, Sink
-from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
+from scheduling.models import (
+    KafkaGuarantee,
+    SchedulingHistoryItem,
+    SchedulingItem,
+    SharingMode,
+)
+from scheduling.rules import HEADER_PREFIX
 
 
 def sink_for(item: SchedulingItem, run: SchedulingHistoryItem) -> Sink:
@@ -63,4 +69,28 @@ def _kafka(item: SchedulingItem, run: SchedulingHistoryItem) -> KafkaSink:
         batch_size=item.kafka_batch_size,
         envelope=envelope if item.kafka_include_metadata else None,
         zone=item.timezone,
+        options=MessageOptions(
+            null_key=NullKey(item.kafka_null_key),
+            decimals_as_numbers=item.kafka_decimals_as_numbers,
+            headers=_headers(item, run),
+            timestamp_field=item.kafka_timestamp_field,
+        ),
+        resend_unknown=item.kafka_allow_duplicates,
+        transactional_id=_transactional_id(item),
     )
+
+
+def _headers(item: SchedulingItem, run: SchedulingHistoryItem) -> tuple[tuple[str, bytes], ...]:
+    """The item's own headers, then which run, attempt and slot the message comes from."""
+    own = {
+        f"{HEADER_PREFIX}run": str(run.pk),
+        f"{HEADER_PREFIX}attempt": str(run.attempt),
+        f"{HEADER_PREFIX}slot": run.scheduled_for.astimezone(item.timezone).isoformat(),
+    }
+    return tuple((name, text.encode()) for name, text in (item.kafka_headers | own).items())
+
+
+def _transactional_id(item: SchedulingItem) -> str:
+    """The same for all runs of the item, so that a new one ends what an old one left open."""
+    is_transaction = item.kafka_guarantee == KafkaGuarantee.TRANSACTION
+    return f"query-export-item-{item.pk}" if is_transaction else ""

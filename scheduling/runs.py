@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from celery import current_app
@@ -29,8 +30,6 @@ Trigger = SchedulingHistoryItem.Trigger
 EXECUTE_TASK = "scheduling.execute"
 # A tick that comes later than this after its slot starts nothing: beat may send one a day late.
 LATEST_START = timedelta(hours=1)
-# Below this share of acknowledged messages a Kafka run has failed.
-LEAST_DELIVERED = 0.95
 
 
 def due_slot(item: SchedulingItem, now: datetime) -> datetime | None:
@@ -118,22 +117,33 @@ def execute(
         _finish(run, progress, Status.FAIL, error=_unexpected(error))
         raise
     else:
-        status, reason = outcome(receipt)
+        status, reason = outcome(receipt, least_percent=_least_percent(run))
         _finish(run, progress, status, error=reason, receipt=receipt)
     return run
 
 
-def outcome(receipt: Receipt) -> tuple[SchedulingHistoryItem.Status, str]:
-    """The status that the receipt proves, with the error that goes with it."""
-    if receipt.rows == receipt.handed:
+def outcome(
+    receipt: Receipt, *, least_percent: Decimal
+) -> tuple[SchedulingHistoryItem.Status, str]:
+    """The status that the receipt proves, with the error that goes with it.
+
+    Rows that the item told the sink to leave out count neither way. At or above `least_percent` of
+    the others delivered, a run that is not complete is partial.
+    """
+    wanted = receipt.handed - receipt.skipped
+    if receipt.rows == wanted:
         return Status.SUCCESS, ""
-    share = receipt.rows / receipt.handed
+    percent = Decimal(receipt.rows) * 100 / wanted
     reasons = "; ".join(dict.fromkeys(row.reason for row in receipt.undelivered[:3]))
     error = (
-        f"only {receipt.rows} of {receipt.handed} messages delivered ({share * 100:.1f} %): "
+        f"only {receipt.rows} of {wanted} messages delivered ({percent:.1f} %): "
         f"{receipt.failed} failed, {receipt.unknown} unknown. {reasons}"
     )
-    return (Status.PARTIAL if share >= LEAST_DELIVERED else Status.FAIL), error.strip()
+    return (Status.PARTIAL if percent >= least_percent else Status.FAIL), error.strip()
+
+
+def _least_percent(run: SchedulingHistoryItem) -> Decimal:
+    return run.item.kafka_least_percent if run.item else Decimal(100)
 
 
 def _export(run: SchedulingHistoryItem, progress: RunProgress) -> Receipt:
@@ -176,10 +186,12 @@ def _finish(
     }
     if receipt:
         values |= {"place": receipt.place, "size_bytes": receipt.size_bytes}
+        values |= {"rows_skipped": receipt.skipped, "conversions": dict(receipt.conversions)}
         values["phases"]["delivery_sec"] = receipt.duration_sec
     if run.export_mode == SharingMode.KAFKA:
         values["kafka_messages_sent"] = delivered
-        values["kafka_messages_failed"] = progress.rows_read - delivered
+        skipped = receipt.skipped if receipt else 0
+        values["kafka_messages_failed"] = progress.rows_read - delivered - skipped
         values["kafka_duration_sec"] = receipt.duration_sec if receipt else None
     try:
         run.finish(status, error=error, **values)

@@ -92,6 +92,13 @@ class SchedulingHistoryItem(models.Model):
     rows_delivered = models.PositiveBigIntegerField(
         "delivered", default=0, help_text="Rows that the destination confirmed."
     )
+    rows_skipped = models.PositiveBigIntegerField(
+        "skipped", default=0, help_text="Rows left out because the item says so, and counted."
+    )
+    conversions = models.JSONField(
+        default=dict,
+        help_text="Values that could not be kept as they were, counted by what became of them.",
+    )
     error = models.TextField(blank=True, help_text="What went wrong, and what to do next.")
     place = models.TextField(
         blank=True, help_text="Path of the file, the recipients, or topic and offsets."
@@ -145,7 +152,8 @@ class SchedulingHistoryItem(models.Model):
                 name="history_export_mode_known",
             ),
             models.CheckConstraint(
-                condition=~Q(status="success") | Q(rows_delivered=F("row_count"), error=""),
+                condition=~Q(status="success")
+                | Q(rows_delivered=F("row_count") - F("rows_skipped"), error=""),
                 name="history_success_means_all_delivered",
             ),
             models.CheckConstraint(

@@ -1,25 +1,24 @@
 """Scheduling items: one query on one connection, when it runs, and where its rows go."""
 
-from collections.abc import Callable, Sequence
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator, validate_email
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
 from django.utils.timezone import now
 from timezone_field import TimeZoneField
 
 from queryexport.errors import ExportError
-from queryexport.filenames import Tokens, file_name, fill, folder_inside
+from queryexport.filenames import Tokens, file_name, folder_inside
 from queryexport.models import DatabaseConnection, Query
 from queryexport.parameters import bind, resolve
+from scheduling.models.item_constraints import CONSTRAINTS
 from scheduling.occurrences import Schedule, classic, five_fields
+from scheduling.rules import addresses, rules
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SCHEDULE_FIELDS = (
@@ -36,6 +35,17 @@ class SharingMode(models.TextChoices):
     FILESYSTEM = "filesystem", "File"
     EMAIL = "email", "E-mail"
     KAFKA = "kafka", "Kafka"
+
+
+class KafkaNullKey(models.TextChoices):
+    FAIL = "fail", "The run fails"
+    SEND = "null", "It is sent without a key"
+    SKIP = "skip", "It is left out and counted"
+
+
+class KafkaGuarantee(models.TextChoices):
+    AT_LEAST_ONCE = "at_least_once", "At least once, with a threshold"
+    TRANSACTION = "transaction", "All or nothing, in one transaction"
 
 
 class SchedulingItem(models.Model):
@@ -176,7 +186,52 @@ class SchedulingItem(models.Model):
         max_length=100,
         default="id",
         blank=True,
-        help_text="Column whose value is the message key, for example codice_spedizione.",
+        help_text="Column whose value is the message key, for example codice_spedizione. Several "
+        "columns, with commas between them, give a JSON array of their values.",
+    )
+    kafka_null_key = models.CharField(
+        "Kafka NULL key",
+        max_length=10,
+        choices=KafkaNullKey,
+        default=KafkaNullKey.FAIL,
+        help_text="What happens to a row whose key is NULL, for example leave it out and count it.",
+    )
+    kafka_timestamp_field = models.CharField(
+        max_length=100,
+        blank=True,
+        help_text="Column whose date or time becomes the message's, for example data_evento. "
+        "Empty: the time of sending.",
+    )
+    kafka_headers = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text='Headers of every message, for example {"source": "tracking"}. Run, attempt and '
+        "slot are added.",
+    )
+    kafka_decimals_as_numbers = models.BooleanField(
+        default=False,
+        help_text='Off: decimals are text, "12.50". On: they are numbers, 12.50, which many '
+        "readers round.",
+    )
+    kafka_guarantee = models.CharField(
+        max_length=15,
+        choices=KafkaGuarantee,
+        default=KafkaGuarantee.AT_LEAST_ONCE,
+        help_text="At least once: each message counts by itself, and the share below decides. All "
+        "or nothing: one transaction of at most 15 minutes; readers with read_committed see the "
+        "whole run or none of it.",
+    )
+    kafka_least_percent = models.DecimalField(
+        max_digits=5,
+        decimal_places=2,
+        default=95,
+        validators=[MinValueValidator(0), MaxValueValidator(100)],
+        help_text="With less than this share of the messages delivered a run has failed, with all "
+        "of them it is a success, between the two it is partial, for example 95.",
+    )
+    kafka_allow_duplicates = models.BooleanField(
+        default=False,
+        help_text="On: messages whose fate is unknown are sent again, perhaps a second time.",
     )
     kafka_batch_size = models.PositiveIntegerField(
         default=100,
@@ -191,59 +246,7 @@ class SchedulingItem(models.Model):
     class Meta:
         ordering = ["name"]
         permissions = [("run_schedulingitem", "Can run a scheduling item now")]
-        constraints = [
-            models.CheckConstraint(
-                condition=Q(scheduling_mode__in=["classic", "cron"]),
-                name="item_scheduling_mode_known",
-                violation_error_message="Choose days and time, or a cron expression.",
-            ),
-            models.CheckConstraint(
-                condition=Q(sharing_mode__in=["filesystem", "email", "kafka"]),
-                name="item_sharing_mode_known",
-                violation_error_message="Choose a file, an e-mail or Kafka.",
-            ),
-            models.CheckConstraint(
-                condition=~Q(scheduling_mode="cron") | ~Q(cron_expression=""),
-                name="item_cron_has_expression",
-                violation_error_message="Enter a cron expression, for example 0 8 * * *.",
-            ),
-            models.CheckConstraint(
-                condition=~Q(scheduling_mode="classic") | ~Q(days_of_week=[]),
-                name="item_classic_has_days",
-                violation_error_message="Choose at least one day of the week.",
-            ),
-            models.CheckConstraint(
-                condition=Q(hour__lte=23) & Q(minute__lte=59),
-                name="item_time_of_day",
-                violation_error_message="The time is between 0:00 and 23:59.",
-            ),
-            models.CheckConstraint(
-                condition=~Q(output_filename_template="") & ~Q(output_date_format=""),
-                name="item_file_has_name",
-                violation_error_message="Enter a file name and a date format.",
-            ),
-            models.CheckConstraint(
-                condition=Q(output_offset_days__range=(-3660, 3660)),
-                name="item_offset_range",
-                violation_error_message="The offset is at most ten years either way.",
-            ),
-            models.CheckConstraint(
-                condition=~Q(sharing_mode="email") | ~Q(email_to=""),
-                name="item_email_has_recipient",
-                violation_error_message="Enter at least one address in “email to”.",
-            ),
-            models.CheckConstraint(
-                condition=~Q(sharing_mode="kafka")
-                | ~Q(kafka_topic="") & ~Q(kafka_key_field="") & ~Q(kafka_connection=""),
-                name="item_kafka_has_topic_key_connection",
-                violation_error_message="Kafka needs a topic, a key field and a connection.",
-            ),
-            models.CheckConstraint(
-                condition=Q(kafka_batch_size__range=(1, 10_000)),
-                name="item_kafka_batch_size_range",
-                violation_error_message="The Kafka batch size is between 1 and 10000.",
-            ),
-        ]
+        constraints = CONSTRAINTS
 
     def __str__(self) -> str:
         return self.name
@@ -280,6 +283,11 @@ class SchedulingItem(models.Model):
         name = file_name(self.output_filename_template, self.tokens(slot))
         return f"{name}.gz" if self.output_compress_gz else name
 
+    def check_parameters(self, slot: datetime) -> None:
+        """Raises `ExportError` when the values do not match the query."""
+        mysql = bool(self.connection_id) and self.connection.reads_as_mysql
+        bind(self.query.sql, self.bound_parameters(slot), mysql=mysql)
+
     def folder(self) -> Path:
         return folder_inside(Path(settings.EXPORT_ROOT), self.output_dir)
 
@@ -290,40 +298,13 @@ class SchedulingItem(models.Model):
     def clean(self) -> None:
         self.cron_expression = five_fields(self.cron_expression)
         errors: dict[str, str] = {}
-        for field, check in self._rules():
+        for field, check in rules(self, now()):
             try:
                 check()
             except (ExportError, ValidationError) as error:
                 errors[field] = str(error.message)
         if errors:
             raise ValidationError(errors)
-
-    def _rules(self) -> Sequence[tuple[str, Callable[[], object]]]:
-        """What has to work, each rule with the field that shows it when it doesn't."""
-        moment = now()
-        rules: list[tuple[str, Callable[[], object]]] = [
-            ("parameters", partial(check_object, self.parameters)),
-            ("output_filename_template", lambda: self.file_name(moment)),
-            ("output_dir", self.folder),
-            ("email_subject", lambda: fill(one_line(self.email_subject), self.tokens(moment))),
-            ("email_body", lambda: fill(self.email_body, self.tokens(moment))),
-            ("email_to", partial(check_addresses, self.to)),
-            ("email_cc", partial(check_addresses, self.cc)),
-        ]
-        if self.scheduling_mode == self.Mode.CLASSIC:
-            rules.append(("days_of_week", partial(check_days, self.days_of_week)))
-        elif self.cron_expression:
-            rules.append(("cron_expression", lambda: next(self.schedule.after(moment), None)))
-        if not self.query_id:
-            return rules[:1]  # Names and parameters need the query, whose absence is said already.
-        if isinstance(self.parameters, dict):
-            rules.append(("parameters", lambda: self._bind(moment)))
-        return rules
-
-    def _bind(self, moment: datetime) -> None:
-        """Raises `ConfigurationError` when the parameters do not match the query."""
-        mysql = bool(self.connection_id) and self.connection.reads_as_mysql
-        bind(self.query.sql, self.bound_parameters(moment), mysql=mysql)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self.name:
@@ -349,36 +330,3 @@ class SchedulingItem(models.Model):
         return stored is not None and stored != {
             field.name: field.to_python(getattr(self, field.name)) for field in fields
         }
-
-
-def addresses(text: str) -> list[str]:
-    """The addresses between the vertical bars."""
-    return [address.strip() for address in text.split("|") if address.strip()]
-
-
-def check_addresses(found: Sequence[str]) -> None:
-    for address in found:
-        try:
-            validate_email(address)
-        except ValidationError as error:
-            raise ValidationError(
-                f"“{address}” is not a valid email address. Separate addresses with |."
-            ) from error
-
-
-def one_line(text: str) -> str:
-    """Raises `ValidationError` for text that would start a further mail header."""
-    if "\n" in text or "\r" in text:
-        raise ValidationError("The subject must be one line.")
-    return text
-
-
-def check_object(value: Any) -> None:
-    if not isinstance(value, dict):
-        raise ValidationError('Enter an object with names and values, for example {"day": "…"}.')
-
-
-def check_days(days: Any) -> None:
-    known = range(len(WEEKDAYS))
-    if not isinstance(days, list) or not all(type(day) is int and day in known for day in days):
-        raise ValidationError("Days are numbers from 0 (Monday) to 6 (Sunday).")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_sink.messages import Envelope, MessageBuilder, export_id
+from kafka_sink.messages import Envelope, MessageBuilder, MessageOptions, NullKey, export_id
 from queryexport.errors import ConfigurationError, DeliveryError
 from queryexport.rows import Column
 
@@ -134,3 +134,88 @@ def test_an_export_id_tells_two_runs_of_the_same_second_apart():
     at = datetime(2026, 1, 18, 8, 0, 15)
     assert export_id("Q.sql", at, "a1") == "Q.sql-20260118080015-a1"
     assert export_id("Q.sql", at, "a1") != export_id("Q.sql", at, "a2")
+
+
+def with_options(*names, key_field, row, **options):
+    columns = [Column(name) for name in names]
+    chosen = MessageOptions(**options)
+    made = MessageBuilder(columns, key_field, envelope=None, zone=ROME, options=chosen)
+    return made, made.build(row, 1)
+
+
+def test_several_key_columns_make_one_unambiguous_key():
+    _, one = with_options("a", "b", key_field="a, b", row=["x", 5])
+    _, other = with_options("a", "b", key_field="a,b", row=['x","5', None or ""])
+    assert one.key == b'["x","5"]'
+    assert json.loads(other.key) == ['x","5', ""]
+
+
+@given(st.lists(TEXT, min_size=2, max_size=2), st.lists(TEXT, min_size=2, max_size=2))
+def test_keys_of_several_columns_are_equal_only_when_all_values_are(one, other):
+    _, first = with_options("a", "b", key_field="a,b", row=one)
+    _, second = with_options("a", "b", key_field="a,b", row=other)
+    assert (first.key == second.key) == (one == other)
+
+
+def test_each_of_several_key_columns_must_be_returned():
+    with pytest.raises(ConfigurationError, match="no column “c”"):
+        with_options("a", "b", key_field="a,c", row=["x", "y"])
+
+
+def test_a_null_key_can_be_sent_as_none():
+    _, message = with_options("a", "b", key_field="a", row=[None, 1], null_key=NullKey.SEND)
+    assert message.key is None
+    assert json.loads(message.value) == {"a": None, "b": 1}
+
+
+def test_a_null_key_can_leave_its_row_out_and_is_counted():
+    made, message = with_options("a", "b", key_field="a", row=[None, 1], null_key=NullKey.SKIP)
+    assert (message, made.skipped) == (None, 1)
+    assert [sent.key for sent in made.build_all([["x", 1], [None, 2], ["y", 3]], 1)] == [b"x", b"y"]
+    assert made.skipped == 2
+
+
+def test_decimals_are_exact_numbers_on_request():
+    number = "12345678901234567890.1234567890"
+    _, message = with_options(
+        "a", "n", key_field="a", row=["x", Decimal(number)], decimals_as_numbers=True
+    )
+    assert message.value == f'{{"a":"x","n":{number}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("-inf"), Decimal("NaN"), Decimal("Infinity")]
+)
+def test_what_is_no_number_in_json_is_null_and_counted(value):
+    made, message = with_options("a", "n", "m", key_field="a", row=["x", value, None])
+    assert (json.loads(message.value)["n"], made.nulled) == (None, 1)
+
+
+def test_null_itself_is_not_counted_as_converted():
+    made, _ = with_options("a", "n", key_field="a", row=["x", None])
+    assert made.nulled == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime(2026, 1, 18, 8, 0, tzinfo=UTC), 1768723200000),
+        (datetime(2026, 1, 18, 9, 0), 1768723200000),  # In the item's zone.
+        (date(2026, 1, 18), 1768690800000),
+        (None, 0),
+    ],
+)
+def test_a_column_can_give_the_time_of_the_message(value, expected):
+    _, message = with_options("a", "t", key_field="a", row=["x", value], timestamp_field="t")
+    assert message.timestamp_ms == expected
+
+
+@pytest.mark.parametrize("value", ["2026-01-18", 5, datetime(1960, 1, 1, tzinfo=UTC)])
+def test_what_is_no_time_cannot_be_the_time_of_a_message(value):
+    with pytest.raises(DeliveryError, match="Row 1 cannot be sent: its timestamp column “t”"):
+        with_options("a", "t", key_field="a", row=["x", value], timestamp_field="t")
+
+
+def test_a_timestamp_column_must_be_returned():
+    with pytest.raises(ConfigurationError, match="no column “t” to take the messages' time from"):
+        with_options("a", key_field="a", row=["x"], timestamp_field="t")

@@ -1,5 +1,7 @@
 """Every row ends as acked, failed or unknown, whatever the delivery reports say."""
 
+from math import ceil
+
 import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka import Message as Report
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_sink.messages import Message
-from kafka_sink.reports import SAMPLE_ROWS, Ledger, Verdict, verdict
+from kafka_sink.reports import SAMPLE_ROWS, Latencies, Ledger, Verdict, verdict
 
 CODES = st.one_of(st.just(0), st.integers(-200, -1), st.integers(1, 133))
 REPORTS = st.lists(st.tuples(CODES, st.integers(0, 5), st.integers(-1001, 10**6)))
@@ -106,3 +108,63 @@ def test_the_first_undelivered_rows_are_named_by_key_and_reason():
 def test_a_code_that_nobody_has_heard_of_still_gets_a_verdict():
     assert verdict(9999) is Verdict.REFUSED
     assert verdict(-9999) is Verdict.UNKNOWN
+
+
+@given(REPORTS)
+def test_where_duplicates_are_allowed_unknown_rows_wait_and_stay_unknown(reports):
+    ledger = Ledger(resend_unknown=True)
+    ledger.handed = len(reports)
+    plain = ledger_after(reports)
+    for code, partition, offset in reports:
+        ledger.report(error_of(code), report_of(partition=partition, offset=offset))
+    assert len(ledger.waiting) + ledger.unknown == len(plain.waiting) + plain.unknown
+    ledger.give_up()
+    plain.give_up()
+    assert (ledger.acked, ledger.failed, ledger.unknown) == (
+        plain.acked,
+        plain.failed,
+        plain.unknown,
+    )
+
+
+@pytest.mark.parametrize("code", [KafkaError._PURGE_INFLIGHT, KafkaError._PURGE_QUEUE])
+def test_a_row_that_we_gave_up_ourselves_is_not_sent_again(code):
+    ledger = Ledger(resend_unknown=True)
+    ledger.handed = 1
+    ledger.report(KafkaError(code), report_of())
+    assert (ledger.unknown, len(ledger.waiting)) == (1, 0)
+
+
+def test_a_message_that_waits_keeps_its_own_time():
+    ledger = Ledger(resend_unknown=True)
+    ledger.handed = 1
+    ledger.report(KafkaError(KafkaError._MSG_TIMED_OUT), report_of(), timestamp_ms=1234)
+    assert ledger.waiting[0].message.timestamp_ms == 1234
+
+
+def test_a_revoked_transaction_leaves_nothing_acknowledged():
+    ledger = ledger_after([(0, 0, 1), (0, 1, 2)])
+    ledger.revoke()
+    assert (ledger.acked, ledger.failed, ledger.size_bytes, ledger.offsets) == (0, 2, 0, {})
+
+
+def test_a_doubtful_transaction_leaves_its_rows_unknown():
+    ledger = ledger_after([(0, 0, 1), (0, 1, 2)])
+    ledger.doubt()
+    assert (ledger.acked, ledger.unknown) == (0, 2)
+
+
+@given(st.lists(st.floats(0, 2000), min_size=1, max_size=200), st.sampled_from([50, 90, 99, 100]))
+def test_a_percentile_is_at_most_a_bucket_too_large(seconds, percent):
+    latencies = Latencies()
+    for each in seconds:
+        latencies.add(each)
+    ranked = sorted(seconds)
+    exact_ms = ranked[max(ceil(len(ranked) * percent / 100) - 1, 0)] * 1000
+    found = latencies.percentile_ms(percent)
+    assert exact_ms * 0.999 <= found <= max(exact_ms, Latencies.SMALLEST_MS) * 1.151
+    assert latencies.average_ms() == pytest.approx(sum(seconds) * 1000 / len(seconds))
+
+
+def test_no_acknowledgement_has_no_latency():
+    assert (Latencies().average_ms(), Latencies().percentile_ms(99)) == (None, None)

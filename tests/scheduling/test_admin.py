@@ -47,7 +47,8 @@ def form_data(item: SchedulingItem, **changes: Any) -> dict[str, Any]:
         "cron_expression": "0 8 * * *", "timezone": "UTC", "sharing_mode": "filesystem",
         "output_filename_template": "{query_name}.xlsx", "output_date_format": "%Y-%m-%d",
         "output_offset_days": 0, "kafka_batch_size": 100, "kafka_key_field": "id",
-        "kafka_connection": "default",
+        "kafka_connection": "default", "kafka_null_key": "fail", "kafka_headers": "{}",
+        "kafka_guarantee": "at_least_once", "kafka_least_percent": "95",
     }  # fmt: skip
     return data | changes
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kafka_sink.messages import MessageOptions, NullKey
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import ConfigurationError
 from queryexport.sinks import EmailSink, FileSink
@@ -67,3 +68,36 @@ def test_a_kafka_connection_is_found_by_its_name(make_item: MakeItem) -> None:
 def test_an_unknown_kafka_connection_is_named(make_item: MakeItem) -> None:
     with pytest.raises(ConfigurationError, match="“nowhere”, which does not exist"):
         sink_of(make_item(**KAFKA, kafka_connection="nowhere"))
+
+
+def test_the_items_choices_reach_the_messages(make_item: MakeItem) -> None:
+    make_kafka_connection("127.0.0.1:9092")
+    item = make_item(
+        **KAFKA, kafka_null_key="skip", kafka_decimals_as_numbers=True,
+        kafka_timestamp_field="day", kafka_headers={"source": "tracking"},
+        kafka_allow_duplicates=True,
+    )  # fmt: skip
+    sink = sink_of(item)
+    run = item.history.get()
+    assert sink.options == MessageOptions(
+        null_key=NullKey.SKIP,
+        decimals_as_numbers=True,
+        timestamp_field="day",
+        headers=(
+            ("source", b"tracking"),
+            ("query_export.run", str(run.pk).encode()),
+            ("query_export.attempt", b"1"),
+            ("query_export.slot", b"2026-01-18T08:00:00+00:00"),
+        ),
+    )
+    assert sink.resend_unknown
+    assert sink.transactional_id == ""
+
+
+def test_all_or_nothing_has_the_same_transactional_id_in_every_run(make_item: MakeItem) -> None:
+    make_kafka_connection("127.0.0.1:9092")
+    item = make_item(**KAFKA, kafka_guarantee="transaction")
+    other = make_item(**KAFKA, kafka_guarantee="transaction")
+    first = sink_of(item).transactional_id
+    item.history.all().delete()
+    assert first == sink_of(item).transactional_id != sink_of(other).transactional_id

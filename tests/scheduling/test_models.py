@@ -46,6 +46,10 @@ def make_run(item: SchedulingItem, **values: Any) -> SchedulingHistoryItem:
         ({"sharing_mode": "kafka", "kafka_topic": ""}, "Kafka needs a topic"),
         (KAFKA | {"kafka_key_field": ""}, "Kafka needs a topic, a key field"),
         (KAFKA | {"kafka_connection": ""}, "Kafka needs a topic, a key field and a connection"),
+        ({"kafka_null_key": "random"}, "not a valid choice"),
+        ({"kafka_guarantee": "exactly_once"}, "not a valid choice"),
+        ({"kafka_least_percent": 101}, "less than or equal to 100"),
+        ({"kafka_least_percent": -1}, "greater than or equal to 0"),
         (KAFKA | {"kafka_batch_size": 0}, "greater than or equal to 1"),
         (KAFKA | {"kafka_batch_size": 10_001}, "less than or equal to 10000"),
     ],
@@ -76,6 +80,9 @@ def test_the_form_explains_what_the_database_refuses(
         ("email_to", "ops@example.com|nobody", "valid email address"),
         ("email_subject", "two\nlines", "one line"),
         ("email_body", "{boss}", "unknown token {boss}"),
+        ("kafka_headers", ["x"], "Enter an object"),
+        ("kafka_headers", {"source": 1}, "The header source must be text"),
+        ("kafka_headers", {"query_export.run": "1"}, "are added by themselves"),
     ],
 )
 def test_what_could_not_run_is_refused_at_the_field(
@@ -185,6 +192,7 @@ def test_a_run_that_was_taken_over_cannot_be_written_to(make_item: MakeItem) -> 
     [
         {"status": "success", "row_count": 5, "rows_delivered": 4},
         {"status": "success", "error": "but"},
+        {"status": "success", "row_count": 5, "rows_delivered": 4, "rows_skipped": 2},
         {"status": "fail", "error": ""},
         {"status": "partial", "error": ""},
         {"row_count": 1, "rows_delivered": 2},
@@ -227,3 +235,8 @@ def test_saving_an_item_unchanged_keeps_its_slots(make_item: MakeItem) -> None:
     before = item.schedule_changed_at
     item.save()
     assert item.schedule_changed_at == before
+
+
+def test_a_success_may_leave_out_what_the_item_says(make_item: MakeItem) -> None:
+    run = make_run(make_item(), status="success", row_count=5, rows_delivered=3, rows_skipped=2)
+    assert run.pk

@@ -1,17 +1,21 @@
 """One run from its history row to its outcome, on a real database file and a real folder."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError
 from openpyxl import load_workbook
 
+from kafka_sink.broker import EmbeddedBroker
 from queryexport.rows import Receipt, Undelivered
 from scheduling import runs
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 from scheduling.progress import RunProgress
-from tests.factories import MakeItem
+from tests.factories import MakeItem, make_kafka_connection
 
 SLOT = datetime(2026, 1, 18, 8, 0, tzinfo=UTC)
 
@@ -132,12 +136,21 @@ def test_no_rows_is_a_success_with_a_header(make_item: MakeItem) -> None:
 
 
 @pytest.mark.parametrize(
-    ("delivered", "status"), [(100, "success"), (96, "partial"), (95, "partial"), (94, "fail")]
+    ("delivered", "least", "status"),
+    [
+        (100, 95, "success"),
+        (100, 100, "success"),
+        (99, 100, "fail"),
+        (96, 95, "partial"),
+        (95, 95, "partial"),
+        (94, 95, "fail"),
+        (1, 0, "partial"),
+    ],
 )
-def test_the_status_is_what_the_receipt_proves(delivered: int, status: str) -> None:
+def test_the_status_is_what_the_receipt_proves(delivered: int, least: int, status: str) -> None:
     lost = (Undelivered("k7", "broker said no"),)
     receipt = Receipt(delivered, "topic", failed=100 - delivered, undelivered=lost)
-    outcome, error = runs.outcome(receipt)
+    outcome, error = runs.outcome(receipt, least_percent=Decimal(least))
     assert outcome == status
     if status != "success":
         assert error.startswith(f"only {delivered} of 100 messages delivered ({delivered}.0 %)")
@@ -145,7 +158,15 @@ def test_the_status_is_what_the_receipt_proves(delivered: int, status: str) -> N
 
 
 def test_unknown_rows_do_not_count_as_delivered() -> None:
-    assert runs.outcome(Receipt(10, "topic", unknown=10))[0] == "fail"
+    assert runs.outcome(Receipt(10, "topic", unknown=10), least_percent=Decimal(95))[0] == "fail"
+
+
+def test_rows_left_out_on_purpose_count_neither_way() -> None:
+    least = Decimal(95)
+    assert runs.outcome(Receipt(90, "topic", skipped=10), least_percent=least)[0] == "success"
+    outcome, error = runs.outcome(Receipt(60, "topic", failed=4, skipped=900), least_percent=least)
+    assert (outcome, error[:21]) == ("fail", "only 60 of 64 message")
+    assert runs.outcome(Receipt(0, "topic", skipped=10), least_percent=least)[0] == "success"
 
 
 class TestDueSlot:
@@ -178,3 +199,48 @@ class TestDueSlot:
     def test_an_ended_item_has_no_slot(self, make_item: MakeItem) -> None:
         item = self.item(make_item, end_date=SLOT.date() - timedelta(days=1))
         assert runs.due_slot(item, SLOT + timedelta(seconds=3)) is None
+
+
+class TestKafka:
+    """Runs whose rows become messages, on the embedded broker."""
+
+    @pytest.fixture
+    def broker(self, db: None) -> Iterator[EmbeddedBroker]:
+        with EmbeddedBroker({"events": 1}) as broker:
+            make_kafka_connection(broker.bootstrap_servers)
+            yield broker
+
+    def test_the_row_tells_what_the_cluster_acknowledged(
+        self, make_item: MakeItem, broker: EmbeddedBroker
+    ) -> None:
+        run = run_slot(make_item(sharing_mode="kafka", kafka_topic="events"))
+        assert (run.status, run.error) == ("success", "")
+        assert (run.row_count, run.rows_delivered) == (5, 5)
+        assert (run.kafka_topic, run.kafka_messages_sent, run.kafka_messages_failed) == (
+            "events", 5, 0,
+        )  # fmt: skip
+        assert run.place == "events: partition 0 offsets 0–4"
+        assert run.kafka_duration_sec and run.kafka_duration_sec < 30
+
+    def test_rows_left_out_for_their_null_key_are_counted(
+        self, make_item: MakeItem, broker: EmbeddedBroker
+    ) -> None:
+        sql = "SELECT nullif(id, 3) AS id, 9e999 AS n FROM events"
+        item = make_item(sharing_mode="kafka", kafka_topic="events", sql=sql, kafka_null_key="skip")
+        run = run_slot(item)
+        assert (run.status, run.row_count, run.rows_skipped) == ("success", 5, 1)
+        assert (run.kafka_messages_sent, run.kafka_messages_failed) == (4, 0)
+        assert run.conversions == {"NaN or infinity to null": 4}
+
+    @pytest.mark.parametrize(("least", "status"), [(50, "partial"), (95, "fail")])
+    def test_the_items_own_threshold_decides(
+        self, make_item: MakeItem, broker: EmbeddedBroker, least: int, status: str
+    ) -> None:
+        broker.refuse_next(KafkaError.INVALID_RECORD)
+        item = make_item(
+            sharing_mode="kafka", kafka_topic="events", kafka_batch_size=1,
+            kafka_least_percent=least,
+        )  # fmt: skip
+        run = run_slot(item)
+        assert (run.status, run.rows_delivered) == (status, 4)
+        assert run.error.startswith("only 4 of 5 messages delivered (80.0 %): 1 failed, 0 unknown.")

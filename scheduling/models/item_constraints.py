@@ -1,0 +1,73 @@
+"""What the database itself refuses of a scheduling item, with the words that the form shows."""
+
+from django.db import models
+from django.db.models import Q
+
+CONSTRAINTS: list[models.BaseConstraint] = [
+    models.CheckConstraint(
+        condition=Q(scheduling_mode__in=["classic", "cron"]),
+        name="item_scheduling_mode_known",
+        violation_error_message="Choose days and time, or a cron expression.",
+    ),
+    models.CheckConstraint(
+        condition=Q(sharing_mode__in=["filesystem", "email", "kafka"]),
+        name="item_sharing_mode_known",
+        violation_error_message="Choose a file, an e-mail or Kafka.",
+    ),
+    models.CheckConstraint(
+        condition=~Q(scheduling_mode="cron") | ~Q(cron_expression=""),
+        name="item_cron_has_expression",
+        violation_error_message="Enter a cron expression, for example 0 8 * * *.",
+    ),
+    models.CheckConstraint(
+        condition=~Q(scheduling_mode="classic") | ~Q(days_of_week=[]),
+        name="item_classic_has_days",
+        violation_error_message="Choose at least one day of the week.",
+    ),
+    models.CheckConstraint(
+        condition=Q(hour__lte=23) & Q(minute__lte=59),
+        name="item_time_of_day",
+        violation_error_message="The time is between 0:00 and 23:59.",
+    ),
+    models.CheckConstraint(
+        condition=~Q(output_filename_template="") & ~Q(output_date_format=""),
+        name="item_file_has_name",
+        violation_error_message="Enter a file name and a date format.",
+    ),
+    models.CheckConstraint(
+        condition=Q(output_offset_days__range=(-3660, 3660)),
+        name="item_offset_range",
+        violation_error_message="The offset is at most ten years either way.",
+    ),
+    models.CheckConstraint(
+        condition=~Q(sharing_mode="email") | ~Q(email_to=""),
+        name="item_email_has_recipient",
+        violation_error_message="Enter at least one address in “email to”.",
+    ),
+    models.CheckConstraint(
+        condition=~Q(sharing_mode="kafka")
+        | ~Q(kafka_topic="") & ~Q(kafka_key_field="") & ~Q(kafka_connection=""),
+        name="item_kafka_has_topic_key_connection",
+        violation_error_message="Kafka needs a topic, a key field and a connection.",
+    ),
+    models.CheckConstraint(
+        condition=Q(kafka_null_key__in=["fail", "null", "skip"]),
+        name="item_kafka_null_key_known",
+        violation_error_message="Choose what happens to a row whose key is NULL.",
+    ),
+    models.CheckConstraint(
+        condition=Q(kafka_guarantee__in=["at_least_once", "transaction"]),
+        name="item_kafka_guarantee_known",
+        violation_error_message="Choose at least once, or all or nothing.",
+    ),
+    models.CheckConstraint(
+        condition=Q(kafka_least_percent__range=(0, 100)),
+        name="item_kafka_least_percent_range",
+        violation_error_message="The least share delivered is between 0 and 100 percent.",
+    ),
+    models.CheckConstraint(
+        condition=Q(kafka_batch_size__range=(1, 10_000)),
+        name="item_kafka_batch_size_range",
+        violation_error_message="The Kafka batch size is between 1 and 10000.",
+    ),
+]

@@ -1,0 +1,90 @@
+"""What has to work in a scheduling item, each rule with the field that shows when it doesn't."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+
+from queryexport.filenames import fill
+
+if TYPE_CHECKING:
+    from scheduling.models import SchedulingItem
+
+DAYS = range(7)
+HEADER_PREFIX = "query_export."
+
+Rule = tuple[str, Callable[[], object]]
+
+
+def rules(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
+    """The rules, tried as for a run at `moment`; each raises an error with a `message`."""
+    found: list[Rule] = [
+        ("parameters", partial(check_object, item.parameters)),
+        ("output_dir", item.folder),
+        ("email_to", partial(check_addresses, item.to)),
+        ("email_cc", partial(check_addresses, item.cc)),
+        ("kafka_headers", partial(check_headers, item.kafka_headers)),
+    ]
+    if item.scheduling_mode == "classic":
+        found.append(("days_of_week", partial(check_days, item.days_of_week)))
+    elif item.cron_expression:
+        found.append(("cron_expression", lambda: next(item.schedule.after(moment), None)))
+    # Names and parameters need the query, whose absence is said already.
+    return [*found, *_rules_with_query(item, moment)] if item.query_id else found
+
+
+def _rules_with_query(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
+    found: list[Rule] = [
+        ("output_filename_template", partial(item.file_name, moment)),
+        ("email_subject", lambda: fill(one_line(item.email_subject), item.tokens(moment))),
+        ("email_body", lambda: fill(item.email_body, item.tokens(moment))),
+    ]
+    if isinstance(item.parameters, dict):
+        found.append(("parameters", partial(item.check_parameters, moment)))
+    return found
+
+
+def addresses(text: str) -> list[str]:
+    """The addresses between the vertical bars."""
+    return [address.strip() for address in text.split("|") if address.strip()]
+
+
+def check_addresses(found: Sequence[str]) -> None:
+    for address in found:
+        try:
+            validate_email(address)
+        except ValidationError as error:
+            raise ValidationError(
+                f"“{address}” is not a valid email address. Separate addresses with |."
+            ) from error
+
+
+def one_line(text: str) -> str:
+    """Raises `ValidationError` for text that would start a further mail header."""
+    if "\n" in text or "\r" in text:
+        raise ValidationError("The subject must be one line.")
+    return text
+
+
+def check_object(value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValidationError('Enter an object with names and values, for example {"day": "…"}.')
+
+
+def check_headers(headers: Any) -> None:
+    check_object(headers)
+    for name, value in headers.items():
+        if not isinstance(value, str):
+            raise ValidationError(f'The header {name} must be text, for example "tracking".')
+        if name.startswith(HEADER_PREFIX):
+            raise ValidationError(
+                f"Headers that begin with {HEADER_PREFIX} are added by themselves."
+            )
+
+
+def check_days(days: Any) -> None:
+    if not isinstance(days, list) or not all(type(day) is int and day in DAYS for day in days):
+        raise ValidationError("Days are numbers from 0 (Monday) to 6 (Sunday).")
