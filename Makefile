@@ -6,7 +6,8 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types layers migrations services requirements clean
+.PHONY: help demo test check lint format types layers migrations bench-kafka services \
+	requirements clean
 
 help: ## List the commands
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +36,9 @@ layers: $(DEVELOPMENT) ## Check the direction of imports
 
 migrations: $(DEVELOPMENT) .env ## Check that no migration is missing
 	$(BIN)/python manage.py makemigrations --check --dry-run
+
+bench-kafka: $(DEVELOPMENT) .env ## Rows to Kafka: psql | kcat, a plain loop, and this product
+	$(BIN)/python -m benchmarks.kafka $(if $(ROWS),--rows $(ROWS))
 
 services: ## Install PostgreSQL, MariaDB, Redis and Kafka for the tests (Debian, root)
 	bash tests/services/install.sh

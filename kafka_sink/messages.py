@@ -97,6 +97,8 @@ class MessageBuilder:
         self._names = tuple(column.name for column in columns)
         self._key_field = key_field
         self._key_indexes = [_index(self._names, name) for name in key_fields(key_field)]
+        # Most keys are one column of plain text, which needs nothing of what follows.
+        self._single_key_index = self._key_indexes[0] if len(self._key_indexes) == 1 else None
         self._timestamp_index = _timestamp_index(self._names, self._options.timestamp_field)
         self._zone = zone
         self._encoder = JsonEncoder(zone, decimals_as_numbers=self._options.decimals_as_numbers)
@@ -124,11 +126,17 @@ class MessageBuilder:
             value = self._encoder.encode(dict(zip(self._names, row, strict=True), **self._metadata))
         except TypeError as error:
             raise self._unencodable(row, number) from error
-        if b":null" in value:
+        if value.count(b":null") > row.count(None):  # One more may also be part of a text.
             self.nulled += sum(map(is_not_finite, row))
+        if self._timestamp_index is None:
+            return Message(key, value, self._options.headers)
         return Message(key, value, self._options.headers, self._timestamp(row, number))
 
     def _key(self, row: Row, number: int) -> bytes | None:
+        if self._single_key_index is not None:
+            key = row[self._single_key_index]
+            if type(key) is str and key.isascii():
+                return key.encode()
         values = [row[index] for index in self._key_indexes]
         if None in values:
             if self._options.null_key == NullKey.FAIL:
@@ -139,8 +147,7 @@ class MessageBuilder:
                 )
             return None
         if len(values) == 1:
-            key = values[0]
-            return key.encode() if type(key) is str and key.isascii() else self._one(key, number)
+            return self._one(values[0], number)
         return orjson.dumps([self._one(value, number).decode() for value in values])
 
     def _one(self, value: Any, number: int) -> bytes:
@@ -154,7 +161,8 @@ class MessageBuilder:
             ) from error
 
     def _timestamp(self, row: Row, number: int) -> int:
-        if self._timestamp_index is None or (value := row[self._timestamp_index]) is None:
+        assert self._timestamp_index is not None
+        if (value := row[self._timestamp_index]) is None:
             return 0
         match value:
             case datetime():

@@ -1,8 +1,8 @@
 """What delivery reports prove of each row: arrived and where, refused, or nobody knows."""
 
+from bisect import bisect_left
 from collections import deque
 from enum import Enum, auto
-from math import ceil, log
 from typing import NamedTuple, TypeAlias, cast
 
 import confluent_kafka
@@ -12,6 +12,8 @@ from kafka_sink.messages import Message
 from queryexport.rows import Undelivered
 
 SAMPLE_ROWS = 100
+SMALLEST_MS = 0.05
+UPPER_EDGES_MS = tuple(SMALLEST_MS * 1.15**number for number in range(128))  # To 42 minutes.
 
 
 class Verdict(Enum):
@@ -116,26 +118,21 @@ class Waiting(NamedTuple):
 
 
 class Latencies:
-    """How long acknowledgements took, in buckets 1.15 times as wide as the one before.
+    """How long acknowledgements took, in buckets each 1.15 times as wide as the one before.
 
-    So that any number of rows fits into `BUCKETS` numbers, at the price of up to 15 % too much.
+    So any number of rows fits into a few numbers, at the price of up to 15 % too much.
     """
-
-    GROWTH = 1.15
-    BUCKETS = 128
-    SMALLEST_MS = 0.05
 
     def __init__(self) -> None:
         self.count = 0
         self._sum_ms = 0.0
-        self._buckets = [0] * self.BUCKETS
+        self._buckets = [0] * (len(UPPER_EDGES_MS) + 1)
 
     def add(self, seconds: float) -> None:
         milliseconds = seconds * 1000
         self.count += 1
         self._sum_ms += milliseconds
-        exponent = log(max(milliseconds, self.SMALLEST_MS) / self.SMALLEST_MS, self.GROWTH)
-        self._buckets[min(ceil(exponent), self.BUCKETS - 1)] += 1
+        self._buckets[bisect_left(UPPER_EDGES_MS, milliseconds)] += 1
 
     def average_ms(self) -> float | None:
         return self._sum_ms / self.count if self.count else None
@@ -148,7 +145,7 @@ class Latencies:
         for number, rows in enumerate(self._buckets):
             seen += rows
             if seen >= wanted:
-                return float(self.SMALLEST_MS * self.GROWTH**number)
+                return UPPER_EDGES_MS[min(number, len(UPPER_EDGES_MS) - 1)]
         return None
 
 
