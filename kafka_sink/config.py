@@ -33,6 +33,8 @@ FEATURES: Mapping[str, str] = {
 QUEUE_KBYTES = 65_536
 QUEUE_MESSAGES = 20_000
 MESSAGE_TIMEOUT_MS = 120_000
+LONGEST_SOCKET_TIMEOUT_MS = 300_000
+CRITICAL = 2  # syslog's number.
 TRANSACTION_TIMEOUT_MS = 900_000  # Kafka's default of transaction.max.timeout.ms.
 # The client's retries wait retry_backoff_ms, then twice, then four times that: 100, 200, 400 ms.
 LONGEST_BACKOFF = 4
@@ -126,6 +128,10 @@ def client_config(settings: KafkaSettings) -> dict[str, Any]:
         "client.id": CLIENT_ID,
         "security.protocol": settings.security_protocol,
         "socket.keepalive.enable": True,
+        # request.timeout.ms is the broker's; this is how long the client waits for any answer.
+        "socket.timeout.ms": min(settings.request_timeout_ms + 1000, LONGEST_SOCKET_TIMEOUT_MS),
+        # Every failed connection is an error of the run; its hundreds of log lines tell no more.
+        "log_level": CRITICAL,
     }
     if settings.uses_sasl:
         config |= _sasl(settings)

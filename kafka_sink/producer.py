@@ -330,7 +330,8 @@ class CountingProducer:
         words = self._words(self._trouble) if self._trouble else "no answer"
         return DeliveryError(
             f"The brokers of {self._settings} cannot be reached: {words}. Check the servers' "
-            "addresses, that they run, and that the network lets this worker through.",
+            "addresses, that they run, that the network lets this worker through, and that the "
+            f"protocol {self._settings.security_protocol} is that of the listener.",
             retryable=True,
         )
 

@@ -198,6 +198,11 @@ class Ledger:
         self.failed += 1
         self._note(message, error)
 
+    def never_sent(self, rows: int) -> None:
+        """Rows that were read and not handed to the client, because the run broke off before."""
+        self.handed += rows
+        self.failed += rows
+
     def sent_again(self) -> None:
         """The first waiting row was handed to the client once more: it is one row still."""
         self.waiting.popleft()

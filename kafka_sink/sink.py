@@ -50,6 +50,8 @@ class KafkaSink:
             zone=self.zone,
             options=self.options,
         )
+        read: list[int] = []
+        result = result.counted(read.append)
         with self._producer(progress) as producer:
             producer.require_topic()
             progress.check()
@@ -61,6 +63,7 @@ class KafkaSink:
                 producer.commit()
             except ExportError as error:
                 _wind_up(producer, error)
+                producer.ledger.never_sent(sum(read) - producer.ledger.handed - builder.skipped)
                 error.receipt = self._receipt(producer.ledger, builder, started)
                 raise
         return self._receipt(producer.ledger, builder, started)

@@ -145,6 +145,8 @@ def test_the_configuration_holds_nothing_but_the_allowed_keys():
         "sasl.username",
         "security.protocol",
         "socket.keepalive.enable",
+        "socket.timeout.ms",
+        "log_level",
         "ssl.ca.pem",
         "ssl.certificate.pem",
         "ssl.endpoint.identification.algorithm",

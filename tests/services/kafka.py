@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
@@ -31,12 +32,37 @@ _TOPIC_SECONDS = 30
 
 
 @dataclass(frozen=True)
+class ProxiedListener:
+    """A second way in: the broker listens at one port and tells its clients to use another.
+
+    Nobody listens at the advertised port unless a test puts a proxy there.
+    """
+
+    port: int
+    advertised_port: int
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"{LOOPBACK}:{self.advertised_port}"
+
+
+@dataclass(frozen=True)
 class KafkaBroker:
-    """Where a Kafka broker is; a broker of our own can be stopped and started by `process`."""
+    """Where a Kafka broker is; a broker of our own can be stopped and started by `process`.
+
+    `client` is what else a client with all rights needs in its configuration.
+    """
 
     bootstrap_servers: str
     version: str = ""
     process: ServerProcess | None = field(default=None, repr=False)
+    proxied: ProxiedListener | None = field(default=None, repr=False)
+    client: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def client_config(self) -> dict[str, Any]:
+        """The configuration of a client that may do everything."""
+        return {"bootstrap.servers": self.bootstrap_servers, **self.client}
 
     def create_topic(
         self, name: str, partitions: int = 1, settings: Mapping[str, str] | None = None
@@ -45,21 +71,21 @@ class KafkaBroker:
         topic = NewTopic(
             name, num_partitions=partitions, replication_factor=1, config=dict(settings or {})
         )
-        admin = self._admin()
+        admin = self.admin()
         admin.create_topics([topic])[name].result(_TOPIC_SECONDS)
         self._wait_for_leaders(admin, name, partitions)
 
     def check(self) -> None:
         """Raise unless the broker itself answers and takes part in its cluster."""
-        if not self._admin().list_topics(timeout=_ANSWER_SECONDS).brokers:
+        if not self.admin().list_topics(timeout=_ANSWER_SECONDS).brokers:
             raise ServiceError(
                 f"The Kafka broker at {self.bootstrap_servers} answers, but has not joined its "
                 "cluster yet. Wait, or look into its log."
             )
 
-    def _admin(self) -> AdminClient:
+    def admin(self) -> AdminClient:
         # At log level 0 librdkafka does not print each refused connection of a starting broker.
-        return AdminClient({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        return AdminClient({**self.client_config, "log_level": 0})
 
     def _wait_for_leaders(self, admin: AdminClient, name: str, partitions: int) -> None:
         deadline = time.monotonic() + _TOPIC_SECONDS
@@ -76,8 +102,11 @@ class KafkaBroker:
 
 def unavailable_reason() -> str | None:
     """Return why no Kafka can be had here, or None."""
-    if os.environ.get(BOOTSTRAP_VARIABLE):
-        return None
+    return None if os.environ.get(BOOTSTRAP_VARIABLE) else missing_programs()
+
+
+def missing_programs() -> str | None:
+    """Return why no broker of our own can be started here, or None."""
     if _java() is None:
         return "java not found (Debian package openjdk-17-jre-headless)"
     if _broker_jar() is None:
@@ -93,13 +122,26 @@ def running() -> Iterator[KafkaBroker]:
         broker.check()
         yield broker
         return
-    with service_folder("kafka") as folder:
-        port, controller_port = free_ports(2)
-        broker = KafkaBroker(f"{LOOPBACK}:{port}", _version())
+    port, proxied_port, proxy_port, controller_port = free_ports(4)
+    broker = KafkaBroker(
+        f"{LOOPBACK}:{port}", version(), proxied=ProxiedListener(proxied_port, proxy_port)
+    )
+    with launched(broker, "kafka", _open_listeners(broker, controller_port)) as started:
+        yield started
+
+
+@contextmanager
+def launched(
+    broker: KafkaBroker, name: str, settings: Mapping[str, object], *format_options: str
+) -> Iterator[KafkaBroker]:
+    """Format a storage, start the broker with those settings and ours, and give it."""
+    with service_folder(name) as folder:
         configuration = folder / "server.properties"
-        configuration.write_text(_properties(folder, port, controller_port))
-        _format_storage(folder, configuration)
-        with _process(folder, configuration, broker) as process:
+        configuration.write_text(_properties({**_common_settings(folder), **settings}))
+        configuration.chmod(0o600)
+        _format_storage(folder, configuration, *format_options)
+        command = _java_command("kafka.Kafka", configuration, heap="512m")
+        with ServerProcess(name, command, folder, broker.check, start_seconds=120) as process:
             yield replace(broker, process=process)
 
 
@@ -111,21 +153,32 @@ def _broker_jar() -> Path | None:
     return next(JARS.glob("kafka_*.jar"), None)
 
 
-def _version() -> str:
+def version() -> str:
+    """Return the version of the installed broker, or nothing."""
     jar = _broker_jar()
     return jar.stem.rpartition("-")[2] if jar else ""
 
 
-def _properties(folder: Path, port: int, controller_port: int) -> str:
-    broker, controller = f"{LOOPBACK}:{port}", f"{LOOPBACK}:{controller_port}"
-    settings = {
+def _open_listeners(broker: KafkaBroker, controller_port: int) -> dict[str, object]:
+    """A listener for everybody, and one for those who come through a proxy."""
+    assert broker.proxied is not None
+    controller = f"{LOOPBACK}:{controller_port}"
+    bound = f"PLAINTEXT://{broker.bootstrap_servers},CONTROLLER://{controller}"
+    return {
+        "controller.quorum.bootstrap.servers": controller,
+        "listeners": f"{bound},PROXIED://{LOOPBACK}:{broker.proxied.port}",
+        "advertised.listeners": f"{bound},PROXIED://{broker.proxied.bootstrap_servers}",
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        ),
+    }
+
+
+def _common_settings(folder: Path) -> dict[str, object]:
+    settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
-        "controller.quorum.bootstrap.servers": controller,
         "controller.listener.names": "CONTROLLER",
-        "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": folder / "data",
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
@@ -139,7 +192,13 @@ def _properties(folder: Path, port: int, controller_port: int) -> str:
         settings[f"{prefix}.replication.factor"] = 1
     for prefix in ("transaction.state.log", "share.coordinator.state.topic"):
         settings[f"{prefix}.min.isr"] = 1
-    return "".join(f"{name}={value}\n" for name, value in settings.items())
+    return settings
+
+
+def _properties(settings: Mapping[str, object]) -> str:
+    """The settings as a Java properties file, in which a value stays on one line."""
+    lines = ((name, str(value).replace("\n", "\\n")) for name, value in settings.items())
+    return "".join(f"{name}={value}\n" for name, value in lines)
 
 
 def _java_command(main_class: str, *arguments: str | Path, heap: str) -> list[str]:
@@ -157,7 +216,7 @@ def _java_command(main_class: str, *arguments: str | Path, heap: str) -> list[st
     ]
 
 
-def _format_storage(folder: Path, configuration: Path) -> None:
+def _format_storage(folder: Path, configuration: Path, *options: str) -> None:
     cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     run_tool(
         _java_command(
@@ -166,12 +225,8 @@ def _format_storage(folder: Path, configuration: Path) -> None:
             "--standalone",
             f"--cluster-id={cluster}",
             f"--config={configuration}",
+            *options,
             heap="128m",
         ),
         cwd=folder,
     )
-
-
-def _process(folder: Path, configuration: Path, broker: KafkaBroker) -> ServerProcess:
-    command = _java_command("kafka.Kafka", configuration, heap="512m")
-    return ServerProcess("kafka", command, folder, probe=broker.check, start_seconds=120)

@@ -1,6 +1,7 @@
 """Gives the tests the real services as pytest fixtures, and says at the end which were used."""
 
 import os
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
@@ -15,11 +16,13 @@ from tests.services import kafka as kafka_service
 from tests.services import mariadb as mariadb_service
 from tests.services import postgresql as postgresql_service
 from tests.services import redis_server as redis_service
+from tests.services import secured_kafka as secured_kafka_service
 from tests.services import smtp as smtp_service
 from tests.services.kafka import KafkaBroker
 from tests.services.mariadb import MariaDB
 from tests.services.postgresql import PostgreSQL
 from tests.services.redis_server import RedisServer
+from tests.services.secured_kafka import SecuredKafka
 from tests.services.smtp import SMTPServer
 
 REQUIRED_VARIABLE = "REQUIRE_SERVICES"
@@ -89,6 +92,24 @@ def kafka(pytestconfig: pytest.Config) -> Iterator[KafkaBroker]:
     """A Kafka broker without topics; it creates none by itself."""
     _require(pytestconfig, "Kafka", kafka_service.unavailable_reason)
     yield from _started(pytestconfig, "Kafka", kafka_service.running())
+
+
+@pytest.fixture(scope="session")
+def secured_kafka(pytestconfig: pytest.Config) -> Iterator[SecuredKafka]:
+    """A Kafka broker of our own that asks for TLS and a log-in, and obeys access rules."""
+    _require(pytestconfig, "secured Kafka", kafka_service.missing_programs)
+    yield from _started(pytestconfig, "secured Kafka", secured_kafka_service.running())
+
+
+@pytest.fixture
+def breakable_kafka(kafka: KafkaBroker) -> Iterator[KafkaBroker]:
+    """The Kafka broker, for a test that stops, kills or cuts it off; whole again afterwards."""
+    if kafka.process is None:
+        pytest.skip("only a broker of our own may be broken")
+    yield kafka
+    if kafka.process.running and kafka.process.pid:
+        os.kill(kafka.process.pid, signal.SIGCONT)
+    kafka.process.start()
 
 
 @pytest.fixture
