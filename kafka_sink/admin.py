@@ -1,14 +1,35 @@
-"""Admin pages of the Kafka sink."""
+"""Admin pages of the Kafka sink: connections with their test, topics, deliveries and tokens."""
+
+from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin import helpers
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.forms import ModelForm
+from django.http import Http404, HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.text import Truncator
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_GET, require_POST
 
-from kafka_sink.forms import KafkaConnectionForm
-from kafka_sink.models import KafkaConnection
+from kafka_sink import probe
+from kafka_sink.forms import ConsumeForm, KafkaConnectionForm
+from kafka_sink.models import ApiToken, Delivery, KafkaConnection
+from queryexport.errors import ExportError
+
+LONGEST_ERROR_IN_LIST = 160
+TEMPLATES = "admin/kafka_sink/kafkaconnection"
+PAGE = "admin:kafka_sink_kafkaconnection"
 
 
 @admin.register(KafkaConnection)
 class KafkaConnectionAdmin(admin.ModelAdmin):
     form = KafkaConnectionForm
+    change_form_template = f"{TEMPLATES}/change_form.html"
     list_display = ("name", "bootstrap_servers", "security_protocol")
     list_filter = ("security_protocol",)
     search_fields = ("name", "bootstrap_servers", "description")
@@ -34,3 +55,209 @@ class KafkaConnectionAdmin(admin.ModelAdmin):
             },
         ),
     )
+
+    def get_urls(self) -> list[URLPattern]:
+        wrap, name = self.admin_site.admin_view, "kafka_sink_kafkaconnection"
+        return [
+            path("test/", wrap(self.test_new), name=f"{name}_test_new"),
+            path("<int:pk>/test/", wrap(self.test_stored), name=f"{name}_test"),
+            path("<int:pk>/topics/", wrap(self.topics), name=f"{name}_topics"),
+            path("<int:pk>/topics/<str:topic>/", wrap(self.topic), name=f"{name}_topic"),
+            *super().get_urls(),
+        ]
+
+    def has_test_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("kafka_sink.test_kafkaconnection")
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: KafkaConnection | None = None,
+    ) -> HttpResponse:
+        if self.has_test_permission(request):
+            where = reverse(f"{PAGE}_test", args=[obj.pk]) if obj else reverse(f"{PAGE}_test_new")
+            context["test_url"] = where
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    @method_decorator([require_POST, sensitive_post_parameters()])
+    def test_new(self, request: HttpRequest) -> HttpResponse:
+        """Tests a connection that is not stored yet."""
+        if not (self.has_test_permission(request) and self.has_add_permission(request)):
+            raise PermissionDenied
+        return self._tested(request, None)
+
+    @method_decorator([require_POST, sensitive_post_parameters()])
+    def test_stored(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Tests the values in the form of a stored connection, without storing them."""
+        connection = self._connection(request, pk)
+        may_change = self.has_change_permission(request, connection)
+        if not (self.has_test_permission(request) and may_change):
+            raise PermissionDenied
+        return self._tested(request, connection)
+
+    @method_decorator(require_GET)
+    def topics(self, request: HttpRequest, pk: int) -> HttpResponse:
+        connection = self._connection(request, pk)
+        found, error = _or_error(lambda: probe.topics(connection.settings()))
+        context = {"title": f"Topics of {connection}", "topics": found, "error": error}
+        return self._page(request, connection, "topics", context)
+
+    @method_decorator(require_GET)
+    def topic(self, request: HttpRequest, pk: int, topic: str) -> HttpResponse:
+        """A topic's partitions, and on request some of its messages."""
+        connection = self._connection(request, pk)
+        info, error = _or_error(lambda: probe.topic_info(connection.settings(), topic))
+        context = {"title": f"Topic {topic}", "topic": topic, "info": info, "error": error}
+        if request.user.has_perm("kafka_sink.consume_messages"):
+            context |= _messages(request, connection, topic, readable=info is not None)
+        return self._page(request, connection, "topic", context)
+
+    def _connection(self, request: HttpRequest, pk: int) -> KafkaConnection:
+        connection: KafkaConnection | None = self.get_object(request, str(pk))
+        if connection is None:
+            raise Http404("There is no such Kafka connection.")
+        if not self.has_view_permission(request, connection):
+            raise PermissionDenied
+        return connection
+
+    def _tested(self, request: HttpRequest, connection: KafkaConnection | None) -> HttpResponse:
+        form_class = self.get_form(request, connection, change=connection is not None)
+        form = form_class(request.POST, request.FILES, instance=connection)
+        result, error = None, ""
+        if form.is_valid():
+            result, error = _or_error(lambda: probe.probe(form.instance.settings()))
+        context = {"probe": result, "probe_error": error}
+        return self._form_again(request, form, connection, context)
+
+    def _form_again(
+        self,
+        request: HttpRequest,
+        form: ModelForm,
+        connection: KafkaConnection | None,
+        extra: dict[str, Any],
+    ) -> HttpResponse:
+        """The change form with the values that were sent; its Save goes where it always goes."""
+        fieldsets: Any = self.get_fieldsets(request, connection)
+        admin_form = helpers.AdminForm(form, list(fieldsets), {}, (), model_admin=self)
+        stored = [connection.pk] if connection else []
+        action = "change" if connection else "add"
+        context = {
+            **self.admin_site.each_context(request),
+            **extra,
+            "title": "Connection test",
+            "adminform": admin_form,
+            "object_id": connection.pk if connection else None,
+            "original": connection,
+            "is_popup": False,
+            "media": self.media + admin_form.media,
+            "inline_admin_formsets": [],
+            "errors": helpers.AdminErrorList(form, []),
+        }
+        return self.render_change_form(
+            request,
+            context,
+            add=connection is None,
+            change=connection is not None,
+            form_url=reverse(f"{PAGE}_{action}", args=stored),
+            obj=connection,
+        )
+
+    def _page(
+        self, request: HttpRequest, connection: KafkaConnection, name: str, context: dict[str, Any]
+    ) -> HttpResponse:
+        common = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "connection": connection,
+        }
+        return TemplateResponse(request, f"{TEMPLATES}/{name}.html", {**common, **context})
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(admin.ModelAdmin):
+    """Read-only: the ledger is written by deliveries alone."""
+
+    list_display = (
+        "started_at", "topic", "connection", "source", "messages", "duration", "latency", "error",
+    )  # fmt: skip
+    list_filter = (
+        "connection", "topic", "source", ("started_at", admin.DateFieldListFilter),
+    )  # fmt: skip
+    search_fields = ("export_id", "topic", "last_error")
+    date_hierarchy = "started_at"
+    show_full_result_count = False
+    list_per_page = 50
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
+        return super().get_queryset(request).select_related("user")
+
+    @admin.display(description="messages", ordering="handed")
+    def messages(self, delivery: Delivery) -> str:
+        shown = f"{delivery.acked:,}"
+        if delivery.acked != delivery.handed:
+            shown += f" of {delivery.handed:,}"
+        return format_html('<span class="number">{}</span>', shown)
+
+    @admin.display(description="duration", ordering="duration_sec")
+    def duration(self, delivery: Delivery) -> str:
+        return format_html('<span class="number">{} s</span>', f"{delivery.duration_sec:,.1f}")
+
+    @admin.display(description="p99 latency", ordering="latency_p99_ms")
+    def latency(self, delivery: Delivery) -> str:
+        if delivery.latency_p99_ms is None:
+            return "—"
+        return format_html('<span class="number">{} ms</span>', f"{delivery.latency_p99_ms:,.0f}")
+
+    @admin.display(description="last error")
+    def error(self, delivery: Delivery) -> str:
+        return Truncator(delivery.last_error).chars(LONGEST_ERROR_IN_LIST) or "—"
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(admin.ModelAdmin):
+    """Tokens are made by `manage.py create_api_token`; here they are seen and deleted."""
+
+    list_display = ("name", "user", "created_at", "last_used_at", "expires_at")
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")
+    fields = ("name", "user", "created_at", "last_used_at", "expires_at")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+def _messages(
+    request: HttpRequest, connection: KafkaConnection, topic: str, *, readable: bool
+) -> dict[str, Any]:
+    """The form of the quick consumer and, once it was sent, what it found."""
+    asked = "last" in request.GET
+    form = ConsumeForm(request.GET if asked else None)
+    if not (asked and readable and form.is_valid()):
+        return {"form": form}
+    wanted = {"last": form.cleaned_data["last"], "start": form.cleaned_data["start"]}
+    sample, error = _or_error(lambda: probe.consume(connection.settings(), topic, **wanted))
+    return {"form": form, "sample": sample, "sample_error": error}
+
+
+def _or_error(look: Any) -> tuple[Any, str]:
+    """What `look` finds, or None and the error that an operator reads."""
+    try:
+        return look(), ""
+    except ExportError as error:
+        return None, error.message

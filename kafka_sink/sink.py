@@ -1,11 +1,12 @@
 """Delivers a result to a Kafka topic, one message a row."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import tzinfo
+from datetime import UTC, datetime, tzinfo
 from time import monotonic
 
+from kafka_sink import deliveries
 from kafka_sink.config import KafkaSettings
 from kafka_sink.messages import Envelope, Message, MessageBuilder, MessageOptions
 from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
@@ -25,7 +26,8 @@ class KafkaSink:
 
     `resend_unknown` sends rows of which nothing is known again, at the risk of a second copy. A
     `transactional_id`, the same for every run of an item, makes the run one transaction: a
-    `read_committed` consumer sees all of its rows or none.
+    `read_committed` consumer sees all of its rows or none. With an `export_id` the delivery is
+    written to the ledger under it, however it ends.
 
     When the delivery breaks off, the `ExportError` has the receipt of what arrived until then.
     """
@@ -39,6 +41,7 @@ class KafkaSink:
     options: MessageOptions = field(default_factory=MessageOptions)
     resend_unknown: bool = False
     transactional_id: str = ""
+    export_id: str = ""
     outage_limit_sec: float = OUTAGE_LIMIT_SEC
 
     def deliver(self, result: Result, progress: Progress) -> Receipt:
@@ -52,7 +55,8 @@ class KafkaSink:
         )
         read: list[int] = []
         result = result.counted(read.append)
-        with self._producer(progress) as producer:
+        producer = self._producer(progress)
+        with self._on_record(producer.ledger, builder), producer:
             producer.require_topic()
             progress.check()
             try:
@@ -78,6 +82,29 @@ class KafkaSink:
             resend_unknown=self.resend_unknown,
             transactional_id=self.transactional_id,
         )
+
+    @contextmanager
+    def _on_record(self, ledger: Ledger, builder: MessageBuilder) -> Iterator[None]:
+        """Writes the delivery down once the producer has accounted for every row."""
+        started_at, started, reason = datetime.now(UTC), monotonic(), ""
+        try:
+            yield
+        except BaseException as error:
+            reason = error.message if isinstance(error, ExportError) else type(error).__name__
+            raise
+        finally:
+            if self.export_id:
+                deliveries.record(
+                    ledger,
+                    connection=self.settings.name,
+                    topic=self.topic,
+                    source="run",
+                    export_id=self.export_id,
+                    started_at=started_at,
+                    duration_sec=monotonic() - started,
+                    error=reason,
+                    skipped=builder.skipped,
+                )
 
     def _receipt(self, ledger: Ledger, builder: MessageBuilder, started: float) -> Receipt:
         return Receipt(

@@ -143,6 +143,7 @@ SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_AGE = 8 * 60 * 60
 X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 16_000_000  # A batch for the API is at most 10 MB.
 
 # Logs -----------------------------------------------------------------------------------------
 LOGGING = {

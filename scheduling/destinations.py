@@ -77,6 +77,7 @@ def _kafka(item: SchedulingItem, run: SchedulingHistoryItem) -> KafkaSink:
         ),
         resend_unknown=item.kafka_allow_duplicates,
         transactional_id=_transactional_id(item),
+        export_id=run.export_id,
     )
 
 

@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError
 from openpyxl import load_workbook
 
 from kafka_sink.broker import EmbeddedBroker
+from kafka_sink.models import Delivery
 from queryexport.rows import Receipt, Undelivered
 from scheduling import runs
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
@@ -221,6 +222,17 @@ class TestKafka:
         )  # fmt: skip
         assert run.place == "events: partition 0 offsets 0–4"
         assert run.kafka_duration_sec and run.kafka_duration_sec < 30
+        delivery = Delivery.objects.get()
+        assert (delivery.export_id, delivery.source) == (run.export_id, "run")
+        assert (delivery.handed, delivery.acked, delivery.last_error) == (5, 5, "")
+        assert delivery.latency_p99_ms is not None
+
+    def test_a_run_that_breaks_is_in_the_ledger_with_its_reason(
+        self, make_item: MakeItem, broker: EmbeddedBroker
+    ) -> None:
+        run = run_slot(make_item(sharing_mode="kafka", kafka_topic="nowhere"))
+        delivery = Delivery.objects.get()
+        assert (delivery.handed, delivery.last_error) == (0, run.error)
 
     def test_rows_left_out_for_their_null_key_are_counted(
         self, make_item: MakeItem, broker: EmbeddedBroker

@@ -166,6 +166,11 @@ class KafkaConnection(models.Model):
     class Meta:
         ordering = ["name"]
         verbose_name = "Kafka connection"
+        permissions = [
+            ("test_kafkaconnection", "Can test a Kafka connection"),
+            ("publish_message", "Can publish messages by API"),
+            ("consume_messages", "Can read messages of topics"),
+        ]
         constraints = [
             models.CheckConstraint(
                 condition=~Q(bootstrap_servers=""),
