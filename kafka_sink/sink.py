@@ -1,12 +1,11 @@
 """Delivers a result to a Kafka topic, one message a row."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from time import monotonic
 
-from kafka_sink import deliveries
 from kafka_sink.config import KafkaSettings
 from kafka_sink.messages import Envelope, Message, MessageBuilder, MessageOptions
 from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
@@ -26,8 +25,8 @@ class KafkaSink:
 
     `resend_unknown` sends rows of which nothing is known again, at the risk of a second copy. A
     `transactional_id`, the same for every run of an item, makes the run one transaction: a
-    `read_committed` consumer sees all of its rows or none. With an `export_id` the delivery is
-    written to the ledger under it, however it ends.
+    `read_committed` consumer sees all of its rows or none. `record` is told of the
+    delivery, however it ends.
 
     When the delivery breaks off, the `ExportError` has the receipt of what arrived until then.
     """
@@ -41,7 +40,7 @@ class KafkaSink:
     options: MessageOptions = field(default_factory=MessageOptions)
     resend_unknown: bool = False
     transactional_id: str = ""
-    export_id: str = ""
+    record: Callable[..., object] | None = None
     outage_limit_sec: float = OUTAGE_LIMIT_SEC
 
     def deliver(self, result: Result, progress: Progress) -> Receipt:
@@ -93,13 +92,11 @@ class KafkaSink:
             reason = error.message if isinstance(error, ExportError) else type(error).__name__
             raise
         finally:
-            if self.export_id:
-                deliveries.record(
+            if self.record:
+                self.record(
                     ledger,
                     connection=self.settings.name,
                     topic=self.topic,
-                    source="run",
-                    export_id=self.export_id,
                     started_at=started_at,
                     duration_sec=monotonic() - started,
                     error=reason,

@@ -1,8 +1,10 @@
 """Turns an item's sharing mode into the sink that its rows go to."""
 
 from datetime import datetime
+from functools import partial
 from typing import assert_never
 
+from kafka_sink import deliveries
 from kafka_sink.messages import Envelope, MessageOptions, NullKey
 from kafka_sink.models import KafkaConnection
 from kafka_sink.sink import KafkaSink
@@ -77,7 +79,7 @@ def _kafka(item: SchedulingItem, run: SchedulingHistoryItem) -> KafkaSink:
         ),
         resend_unknown=item.kafka_allow_duplicates,
         transactional_id=_transactional_id(item),
-        export_id=run.export_id,
+        record=partial(deliveries.record, source="run", export_id=run.export_id),
     )
 
 
