@@ -12,6 +12,7 @@ from typing import Any, Self
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from kafka_sink.config import FEATURES, KafkaSettings, producer_config
+from kafka_sink.errors import UnknownTopic
 from kafka_sink.messages import Message
 from kafka_sink.reports import Ledger, reason
 from queryexport.errors import ConfigurationError, DeliveryError
@@ -91,13 +92,13 @@ class CountingProducer:
         self.abandon()
 
     def require_topic(self, limit_sec: float = REACH_LIMIT_SEC) -> None:
-        """Raises `ConfigurationError` when the topic does not exist, and `DeliveryError` when the
-        brokers cannot be asked within `limit_sec`; at once when they refuse the log-in.
+        """Raises `UnknownTopic` when the topic does not exist, and `DeliveryError` when the brokers
+        cannot be asked within `limit_sec`; at once when they refuse the log-in.
         """
         # All topics are listed, because asking for one by name can create it.
         topics = self._topics(monotonic() + limit_sec)
         if self._topic not in topics:
-            raise ConfigurationError(
+            raise UnknownTopic(
                 f"The topic {self._topic} does not exist on {self._settings}, or its user may not "
                 "see it. Create it, or correct the item's topic."
             )

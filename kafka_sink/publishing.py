@@ -13,10 +13,9 @@ from django.utils import timezone
 from kafka_sink.config import KafkaSettings
 from kafka_sink.deliveries import record
 from kafka_sink.messages import Message, export_id
-from kafka_sink.probe.topics import UnknownTopic
 from kafka_sink.producer import CountingProducer
 from kafka_sink.reports import Ledger
-from queryexport.errors import ConfigurationError, DeliveryError, ExportError
+from queryexport.errors import DeliveryError, ExportError
 from queryexport.rows import Undelivered
 
 LIMIT_SEC = 30.0
@@ -84,7 +83,7 @@ def publish(
         outage_limit_sec=OUTAGE_LIMIT_SEC,
     )
     with producer:
-        _require_topic(producer, topic)
+        producer.require_topic()
         error = _send(producer, _marked(messages, name))
     return _written_down(
         producer.ledger,
@@ -97,15 +96,6 @@ def publish(
         duration_sec=monotonic() - started,
         user=user,
     )
-
-
-def _require_topic(producer: CountingProducer, topic: str) -> None:
-    try:
-        producer.require_topic()
-    except ConfigurationError as error:
-        if f"topic {topic} does not exist" in error.message:
-            raise UnknownTopic(error.message) from error
-        raise
 
 
 def _send(producer: CountingProducer, messages: Iterator[Message]) -> str:

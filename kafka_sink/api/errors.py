@@ -11,7 +11,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 from pydantic import Field
 
 from kafka_sink.api.access import NoPermission
-from kafka_sink.probe.topics import UnknownTopic
+from kafka_sink.errors import UnknownTopic
 from queryexport.errors import ConfigurationError, ExportError
 
 NO_KEY = "No valid log-in came with this call."

@@ -8,14 +8,11 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.admin._metadata import PartitionMetadata, TopicMetadata
 
 from kafka_sink.config import KafkaSettings
+from kafka_sink.errors import UnknownTopic
 from kafka_sink.probe.client import Looker
 from queryexport.errors import DeliveryError
 
 LIMIT_SEC = 8.0
-
-
-class UnknownTopic(DeliveryError):
-    """The cluster has no topic of that name, or its user may not see it."""
 
 
 @dataclass(frozen=True)

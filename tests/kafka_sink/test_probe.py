@@ -13,9 +13,9 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AclOperation
 
 from kafka_sink.config import KafkaSettings, producer_config
+from kafka_sink.errors import UnknownTopic
 from kafka_sink.probe import consume, probe, topic_info, topics
 from kafka_sink.probe.reading import MOST_CHARACTERS
-from kafka_sink.probe.topics import UnknownTopic
 from queryexport.errors import DeliveryError
 from tests.kafka_sink.conftest import PARTITIONS, TOPIC
 from tests.services.secured_kafka import WRITER

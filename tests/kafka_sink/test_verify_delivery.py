@@ -10,8 +10,8 @@ from django.utils import timezone
 
 from kafka_sink.config import producer_config
 from kafka_sink.deliveries.verification import verify
+from kafka_sink.errors import UnknownTopic
 from kafka_sink.models import Delivery, KafkaConnection
-from kafka_sink.probe.topics import UnknownTopic
 from tests.kafka_sink.conftest import TOPIC
 
 pytestmark = pytest.mark.django_db
