@@ -154,7 +154,7 @@ class CountingProducer:
     def _open(self, config: dict[str, Any]) -> Producer:
         callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": logger}
         if self._settings.uses_sasl and self._settings.sasl_mechanism == "OAUTHBEARER":
-            callbacks["oauth_cb"] = _bearer_token(self._settings.password)
+            callbacks["oauth_cb"] = bearer_token(self._settings.password)
         try:
             return Producer({**config, **callbacks})
         except KafkaException as error:
@@ -340,7 +340,7 @@ class CountingProducer:
         return self._settings.without_secrets(error.str()).rstrip(".")
 
 
-def _bearer_token(token: str) -> Callable[[str], tuple[str, float]]:
+def bearer_token(token: str) -> Callable[[str], tuple[str, float]]:
     """The client asks again when a token is used up; it is told that ours lasts another hour."""
     return lambda _config: (token, time() + 3600)
 

@@ -85,6 +85,7 @@ def publish(
     with producer:
         producer.require_topic()
         error = _send(producer, _marked(messages, name))
+    producer.ledger.never_sent(len(messages) - producer.ledger.handed)
     return _written_down(
         producer.ledger,
         settings,
@@ -142,8 +143,7 @@ def _written_down(
         delivery=delivery.pk,
         total=total,
         acked=ledger.acked,
-        # Messages that the client never got, because the delivery ended before, did not arrive.
-        failed=ledger.failed + total - ledger.handed,
+        failed=ledger.failed,
         unknown=ledger.unknown,
         undelivered=tuple(ledger.undelivered),
         error=delivery.last_error,

@@ -78,7 +78,8 @@ class KafkaSink:
             batch_messages=self.batch_size,
             progress=progress,
             outage_limit_sec=self.outage_limit_sec,
-            resend_unknown=self.resend_unknown,
+            # A transaction with a row in doubt can only be aborted, so nothing is sent again.
+            resend_unknown=self.resend_unknown and not self.transactional_id,
             transactional_id=self.transactional_id,
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
 from kafka_sink.config import KafkaSettings, client_config
+from kafka_sink.producer import bearer_token
 from queryexport.errors import ConfigurationError, DeliveryError
 
 TURN_SEC = 0.5
@@ -104,6 +105,5 @@ def refused(settings: KafkaSettings, error: Exception) -> ConfigurationError:
 def _config(settings: KafkaSettings) -> dict[str, Any]:
     config = {**client_config(settings), "log_level": 0, "socket.timeout.ms": 5000}
     if settings.uses_sasl and settings.sasl_mechanism == "OAUTHBEARER":
-        token = settings.password
-        config["oauth_cb"] = lambda _config: (token, time() + 3600)
+        config["oauth_cb"] = bearer_token(settings.password)
     return config
