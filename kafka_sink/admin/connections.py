@@ -1,27 +1,23 @@
-"""Admin pages of the Kafka sink: connections with their test, topics, deliveries and tokens."""
+"""Admin pages of Kafka connections: their test, their topics and the quick consumer."""
 
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin import helpers
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html
-from django.utils.text import Truncator
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_GET, require_POST
 
 from kafka_sink import probe
 from kafka_sink.forms import ConsumeForm, KafkaConnectionForm
-from kafka_sink.models import ApiToken, Delivery, KafkaConnection
+from kafka_sink.models import KafkaConnection
 from queryexport.errors import ExportError
 
-LONGEST_ERROR_IN_LIST = 160
 TEMPLATES = "admin/kafka_sink/kafkaconnection"
 PAGE = "admin:kafka_sink_kafkaconnection"
 
@@ -175,71 +171,6 @@ class KafkaConnectionAdmin(admin.ModelAdmin):
             "connection": connection,
         }
         return TemplateResponse(request, f"{TEMPLATES}/{name}.html", {**common, **context})
-
-
-@admin.register(Delivery)
-class DeliveryAdmin(admin.ModelAdmin):
-    """Read-only: the ledger is written by deliveries alone."""
-
-    list_display = (
-        "started_at", "topic", "connection", "source", "messages", "duration", "latency", "error",
-    )  # fmt: skip
-    list_filter = (
-        "connection", "topic", "source", ("started_at", admin.DateFieldListFilter),
-    )  # fmt: skip
-    search_fields = ("export_id", "topic", "last_error")
-    date_hierarchy = "started_at"
-    show_full_result_count = False
-    list_per_page = 50
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
-        return super().get_queryset(request).select_related("user")
-
-    @admin.display(description="messages", ordering="handed")
-    def messages(self, delivery: Delivery) -> str:
-        shown = f"{delivery.acked:,}"
-        if delivery.acked != delivery.handed:
-            shown += f" of {delivery.handed:,}"
-        return format_html('<span class="number">{}</span>', shown)
-
-    @admin.display(description="duration", ordering="duration_sec")
-    def duration(self, delivery: Delivery) -> str:
-        return format_html('<span class="number">{} s</span>', f"{delivery.duration_sec:,.1f}")
-
-    @admin.display(description="p99 latency", ordering="latency_p99_ms")
-    def latency(self, delivery: Delivery) -> str:
-        if delivery.latency_p99_ms is None:
-            return "—"
-        return format_html('<span class="number">{} ms</span>', f"{delivery.latency_p99_ms:,.0f}")
-
-    @admin.display(description="last error")
-    def error(self, delivery: Delivery) -> str:
-        return Truncator(delivery.last_error).chars(LONGEST_ERROR_IN_LIST) or "—"
-
-
-@admin.register(ApiToken)
-class ApiTokenAdmin(admin.ModelAdmin):
-    """Tokens are made by `manage.py create_api_token`; here they are seen and deleted."""
-
-    list_display = ("name", "user", "created_at", "last_used_at", "expires_at")
-    list_select_related = ("user",)
-    search_fields = ("name", "user__username")
-    fields = ("name", "user", "created_at", "last_used_at", "expires_at")
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 def _messages(
