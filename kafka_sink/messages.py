@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, NamedTuple
+from itertools import islice, repeat, starmap
+from typing import Any, NamedTuple, Self, TypeAlias
 from uuid import UUID
 
 import orjson
 
 from queryexport.errors import ConfigurationError, DeliveryError
-from queryexport.rows import Column, Row
+from queryexport.rows import Column, JsonRows, JsonShape, Row
 from queryexport.values import NETWORKS, JsonEncoder, is_finite
 
 METADATA = "_metadata"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FRACTIONS = frozenset({float, Decimal})
 TEXT_BY_ENCODER = (date, time, timedelta, bytes, bytearray, memoryview, *NETWORKS)
 
 
@@ -28,13 +31,71 @@ class NullKey(StrEnum):
     SKIP = "skip"
 
 
+Headers: TypeAlias = tuple[tuple[str, bytes], ...]
+
+
 class Message(NamedTuple):
     """What one row is on the wire; `timestamp_ms` is since 1970 UTC, 0 the time of sending."""
 
     key: bytes | None
     value: bytes
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
     timestamp_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Messages by their parts, which is how they are made and sent fastest.
+
+    `timestamps_ms` and `headers` have one for each message, or none: the time of sending, and the
+    headers that all messages of the delivery share.
+    """
+
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes]
+    timestamps_ms: Sequence[int] = ()
+    headers: Sequence[Headers] = ()
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Self:
+        keys, values, headers, timestamps = zip(*messages, strict=True) if messages else ((),) * 4
+        return cls(
+            keys, values, timestamps if any(timestamps) else (), headers if any(headers) else ()
+        )
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def messages(self, headers: Headers, start: int = 0) -> Iterator[Message]:
+        """The messages from number `start` on, counted from 0; `headers` are the shared ones."""
+        each = self.headers or repeat(headers)
+        timestamps = self.timestamps_ms or repeat(0)
+        parts = zip(self.keys, self.values, each, timestamps, strict=False)
+        return starmap(Message, islice(parts, start, None))
+
+    def size_bytes(self) -> int:
+        """Keys and values together."""
+        return sum(map(len, self.values)) + sum(map(len, filter(None, self.keys)))
+
+    def largest_bytes(self) -> int:
+        """At least the size of the largest key with its value."""
+        keys = map(len, filter(None, self.keys))
+        return max(map(len, self.values), default=0) + max(keys, default=0)
+
+    def first(self, count: int) -> "Batch":
+        """The first so many messages."""
+        return Batch(
+            self.keys[:count], self.values[:count], self.timestamps_ms[:count], self.headers[:count]
+        )
+
+    def only(self, numbers: Sequence[int]) -> "Batch":
+        """Those with these numbers, counted from 0."""
+        return Batch(
+            [self.keys[number] for number in numbers],
+            [self.values[number] for number in numbers],
+            [self.timestamps_ms[number] for number in numbers] if self.timestamps_ms else (),
+            [self.headers[number] for number in numbers] if self.headers else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -43,7 +104,7 @@ class MessageOptions:
 
     null_key: NullKey = NullKey.FAIL
     decimals_as_numbers: bool = False
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Headers = ()
     timestamp_field: str = ""
 
 
@@ -97,54 +158,88 @@ class MessageBuilder:
         self._names = tuple(column.name for column in columns)
         self._key_field = key_field
         self._key_indexes = [_index(self._names, name) for name in key_fields(key_field)]
-        # Most keys are one column of plain text, which needs nothing of what follows.
-        self._single_key_index = self._key_indexes[0] if len(self._key_indexes) == 1 else None
         self._timestamp_index = _timestamp_index(self._names, self._options.timestamp_field)
         self._zone = zone
         self._encoder = JsonEncoder(zone, decimals_as_numbers=self._options.decimals_as_numbers)
-        self._metadata: dict[str, Any] = {}
+        self._ending = b"}"
         if envelope:
             _refuse_metadata_column(self._names)
             # Encoded once: every row of the run carries the same bytes.
-            self._metadata = {METADATA: orjson.Fragment(envelope.encoded())}
+            self._ending = b',"%b":%b}' % (METADATA.encode(), envelope.encoded())
 
-    def build_all(self, rows: Sequence[Row], first_number: int) -> Iterator[Message]:
-        """The messages of the rows, whose 1-based numbers begin at `first_number`."""
-        numbers = range(first_number, first_number + len(rows))
-        return filter(None, map(self.build, rows, numbers))
+    @property
+    def shape(self) -> JsonShape | None:
+        """What a source must know to write the rows; None if only Python can build the messages."""
+        if len(self._key_indexes) > 1 or self._options.timestamp_field:
+            return None
+        key = self._names[self._key_indexes[0]]
+        return JsonShape(key, decimals_as_numbers=self._options.decimals_as_numbers)
 
-    def build(self, row: Row, number: int) -> Message | None:
-        """The message of the row with that 1-based number; None when its NULL key leaves it out.
+    def build(self, rows: Sequence[Row] | JsonRows, first_number: int) -> Batch:
+        """The messages of the rows, whose 1-based numbers begin at `first_number`.
 
         Raises `DeliveryError` for a key that may not be NULL, and for what JSON cannot hold.
         """
-        key = self._key(row, number)
-        if key is None and self._options.null_key == NullKey.SKIP:
-            self.skipped += 1
-            return None
+        if isinstance(rows, JsonRows):
+            batch = Batch(rows.keys, self._ended(rows.values))
+        else:
+            batch = self._encoded(rows, first_number)
+        self._check_keys(batch.keys, first_number)
+        if self._options.null_key != NullKey.SKIP or None not in batch.keys:
+            self.nulled += _not_finite(rows)
+            return batch
+        kept = [number for number, key in enumerate(batch.keys) if key is not None]
+        self.skipped += len(batch) - len(kept)
+        self.nulled += _not_finite(rows, kept)
+        return batch.only(kept)
+
+    def build_possible(self, rows: Sequence[Row] | JsonRows, first_number: int) -> list[Message]:
+        """The messages of those rows that can be one, for a batch of which `build` failed."""
+        if isinstance(rows, JsonRows):
+            whole = Batch(rows.keys, self._ended(rows.values)).messages(self._options.headers)
+            return [message for message in whole if message.key is not None]
+        messages: list[Message] = []
+        for number, row in enumerate(rows, first_number):
+            with suppress(DeliveryError):
+                messages += self.build([row], number).messages(self._options.headers)
+        return messages
+
+    def _encoded(self, rows: Sequence[Row], first_number: int) -> Batch:
         try:
-            value = self._encoder.encode(dict(zip(self._names, row, strict=True), **self._metadata))
-        except TypeError as error:
-            raise self._unencodable(row, number) from error
-        if value.count(b":null") > row.count(None):  # One more may also be part of a text.
-            self.nulled += sum(map(is_not_finite, row))
-        if self._timestamp_index is None:
-            return Message(key, value, self._options.headers)
-        return Message(key, value, self._options.headers, self._timestamp(row, number))
+            keys = self._keys(rows, first_number)
+            values = self._encoder.encode_rows(self._names, rows, ending=self._ending)
+        except TypeError:
+            raise self._unencodable(rows, first_number) from None
+        return Batch(keys, values, self._timestamps(rows, first_number))
+
+    def _ended(self, values: Sequence[bytes]) -> Sequence[bytes]:
+        """The JSON objects with the metadata in them."""
+        if self._ending == b"}":
+            return values
+        ending = self._ending
+        return [value[:-1] + ending for value in values]
+
+    def _keys(self, rows: Sequence[Row], first_number: int) -> list[bytes | None]:
+        if len(self._key_indexes) == 1:
+            [index] = self._key_indexes
+            column = [row[index] for row in rows]
+            if {str}.issuperset(map(type, column)):
+                with suppress(UnicodeEncodeError):
+                    return list(map(str.encode, column))
+        return [self._key(row, number) for number, row in enumerate(rows, first_number)]
+
+    def _check_keys(self, keys: Sequence[bytes | None], first_number: int) -> None:
+        if self._options.null_key == NullKey.FAIL and None in keys:
+            raise DeliveryError(
+                f"Row {first_number + keys.index(None)} has NULL in its key column "
+                f"“{self._key_field}”, so it cannot be sent. Choose a key column that is never "
+                "NULL, leave such rows out in the query, or let the item skip them or send them "
+                "without a key."
+            )
 
     def _key(self, row: Row, number: int) -> bytes | None:
-        if self._single_key_index is not None:
-            key = row[self._single_key_index]
-            if type(key) is str and key.isascii():
-                return key.encode()
         values = [row[index] for index in self._key_indexes]
         if None in values:
-            if self._options.null_key == NullKey.FAIL:
-                raise DeliveryError(
-                    f"Row {number} has NULL in its key column “{self._key_field}”, so it cannot be "
-                    "sent. Choose a key column that is never NULL, leave such rows out in the "
-                    "query, or let the item skip them or send them without a key."
-                )
             return None
         if len(values) == 1:
             return self._one(values[0], number)
@@ -160,9 +255,14 @@ class MessageBuilder:
                 "Cast it to text in the query."
             ) from error
 
-    def _timestamp(self, row: Row, number: int) -> int:
-        assert self._timestamp_index is not None
-        if (value := row[self._timestamp_index]) is None:
+    def _timestamps(self, rows: Sequence[Row], first_number: int) -> Sequence[int]:
+        if self._timestamp_index is None:
+            return ()
+        column = [row[self._timestamp_index] for row in rows]
+        return [self._timestamp(value, number) for number, value in enumerate(column, first_number)]
+
+    def _timestamp(self, value: Any, number: int) -> int:
+        if value is None:
             return 0
         match value:
             case datetime():
@@ -179,17 +279,21 @@ class MessageBuilder:
             )
         return round(moment.timestamp() * 1000)
 
-    def _unencodable(self, row: Row, number: int) -> DeliveryError:
-        for name, value in zip(self._names, row, strict=True):
-            try:
-                self._encoder.encode({name: value})
-            except TypeError as error:
-                return DeliveryError(
-                    f"Row {number} cannot be sent: the value of column “{name}” has the type "
-                    f"{type(value).__name__} and no form in JSON ({error}). "
-                    "Cast it to text in the query."
-                )
-        return DeliveryError(f"Row {number} cannot be written as JSON. Cast its columns to text.")
+    def _unencodable(self, rows: Sequence[Row], first_number: int) -> DeliveryError:
+        for number, row in enumerate(rows, first_number):
+            for name, value in zip(self._names, row, strict=True):
+                try:
+                    self._encoder.encode({name: value})
+                except TypeError as error:
+                    return DeliveryError(
+                        f"Row {number} cannot be sent: the value of column “{name}” has the type "
+                        f"{type(value).__name__} and no form in JSON ({error}). "
+                        "Cast it to text in the query."
+                    )
+        return DeliveryError(
+            f"Row {first_number}, or one after it, cannot be written as JSON. "
+            "Cast its columns to text."
+        )
 
 
 def key_text(value: Any, encoder: JsonEncoder) -> str:
@@ -213,9 +317,37 @@ def key_text(value: Any, encoder: JsonEncoder) -> str:
     raise TypeError(f"{value!r:.40} cannot be a key")
 
 
+class ReadyMessages:
+    """The builder for rows that are messages already, as an earlier delivery kept them."""
+
+    shape = None
+    skipped = 0
+    nulled = 0
+
+    def build(self, rows: Sequence[Any], first_number: int) -> Batch:
+        return Batch.of(rows)
+
+    def build_possible(self, rows: Sequence[Any], first_number: int) -> list[Message]:
+        return list(rows)
+
+
 def key_fields(key_field: str) -> list[str]:
     """The columns that an item's key field names."""
     return [name.strip() for name in key_field.split(",")]
+
+
+def _not_finite(rows: Sequence[Row] | JsonRows, numbers: Sequence[int] | None = None) -> int:
+    """How many numbers of the rows, or of those with these numbers, JSON writes as null."""
+    if isinstance(rows, JsonRows):
+        nulled = rows.nulled
+        return sum(nulled if numbers is None or not nulled else [nulled[each] for each in numbers])
+    if numbers is not None:
+        rows = [rows[number] for number in numbers]
+    return sum(
+        sum(map(is_not_finite, column))
+        for column in zip(*rows, strict=True)
+        if not FRACTIONS.isdisjoint(map(type, column))
+    )
 
 
 def is_not_finite(value: Any) -> bool:

@@ -2,19 +2,25 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
 from time import monotonic, time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from kafka_sink.config import FEATURES, KafkaSettings, producer_config
+from kafka_sink.config import (
+    FEATURES,
+    QUEUE_KBYTES,
+    QUEUE_MESSAGES,
+    KafkaSettings,
+    producer_config,
+)
 from kafka_sink.errors import UnknownTopic
-from kafka_sink.messages import Message
-from kafka_sink.reports import Ledger, reason
+from kafka_sink.messages import Batch, Headers, Message
+from kafka_sink.reports import Keep, Ledger, reason
 from queryexport.errors import ConfigurationError, DeliveryError
 from queryexport.rows import Progress
 
@@ -58,8 +64,12 @@ class CountingProducer:
         outage_limit_sec: float = OUTAGE_LIMIT_SEC,
         resend_unknown: bool = False,
         transactional_id: str = "",
+        headers: Headers = (),
+        keep: Keep | None = None,
     ) -> None:
-        self.ledger = Ledger(resend_unknown=resend_unknown)
+        """`headers` are those of messages without their own; `keep` gets what did not arrive."""
+        self.ledger = Ledger(resend_unknown=resend_unknown, keep=keep, headers=headers)
+        self._headers = headers
         self._transactional = bool(transactional_id)
         self._settings = settings
         self._topic = topic
@@ -89,7 +99,11 @@ class CountingProducer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Nothing of the client is left: without this it would live on, held by its callbacks, and
+        might even carry out a commit that was given up.
+        """
         self.abandon()
+        del self._producer
 
     def require_topic(self, limit_sec: float = REACH_LIMIT_SEC) -> None:
         """Raises `UnknownTopic` when the topic does not exist, and `DeliveryError` when the brokers
@@ -100,33 +114,22 @@ class CountingProducer:
         if self._topic not in topics:
             raise UnknownTopic(
                 f"The topic {self._topic} does not exist on {self._settings}, or its user may not "
-                "see it. Create it, or correct the item's topic."
+                "see it. Create it, or correct the name."
             )
 
-    def send(self, messages: Iterable[Message]) -> None:
+    def send(self, batch: Batch) -> None:
         """Hands messages to the client, which sends them in the background; waits for room."""
         assert os.getpid() == self._pid, "a producer does not survive a fork"
-        produce, topic, ledger = self._producer.produce, self._topic, self.ledger
-        report = ledger.report
-        if not ledger.outstanding:
+        if not self.ledger.outstanding:
             self._heard_at = monotonic()  # Nobody was asked while the query took its time.
-        for message in messages:
-            key, value, headers, timestamp_ms = message
-            try:
-                if timestamp_ms:
-                    self._produce(message)
-                elif headers:
-                    produce(topic, value, key, on_delivery=report, headers=list(headers))
-                else:
-                    produce(topic, value, key, on_delivery=report)
-                ledger.handed += 1
-            except BufferError:
-                self._send_when_there_is_room(message)
-            except KafkaException as error:
-                ledger.refuse(message, error.args[0])
-                self._stop_if_hopeless()
+        before = self.ledger.handed
+        try:
+            self._produce_all(batch)
+        finally:
+            handed = self.ledger.handed - before
+            self.ledger.hand_over(batch if handed == len(batch) else batch.first(handed))
         self._serve(0)
-        if len(ledger.waiting) >= MOST_WAITING:
+        if len(self.ledger.waiting) >= MOST_WAITING:
             self.settle()
 
     def settle(self) -> None:
@@ -218,35 +221,85 @@ class CountingProducer:
                 retryable=True,
             ) from error
 
-    def _produce(self, message: Message) -> None:
-        report = self.ledger.report
+    def _produce_all(self, batch: Batch) -> None:
+        if batch.headers or batch.timestamps_ms:
+            self._produce_different(batch)
+        elif self._may_go_together(batch):
+            self._produce_together(batch)
+        else:
+            self._produce_alike(batch)
+
+    def _may_go_together(self, batch: Batch) -> bool:
+        """Whether the client takes them in one call, and has room for all.
+
+        It knows no headers there, and where a large message finds no room a smaller one after it
+        still would, which changed their order.
+        """
+        if self._headers or len(batch) > QUEUE_MESSAGES:
+            return False
+        largest = max(batch.largest_bytes(), self.ledger.largest_bytes)
+        return QUEUE_MESSAGES * largest <= QUEUE_KBYTES * 1024
+
+    def _produce_together(self, batch: Batch) -> None:
+        while self.ledger.outstanding + len(batch) > QUEUE_MESSAGES:
+            self._serve(TURN_SEC)
+        parts = zip(batch.keys, batch.values, strict=True)
+        handed = [{"key": key, "value": value} for key, value in parts]
+        accepted = self._producer.produce_batch(self._topic, handed, on_delivery=self.ledger.report)
+        self.ledger.handed += accepted
+        if accepted < len(batch):
+            for message, told in zip(batch.messages(()), handed, strict=True):
+                if error := told.get("_error"):
+                    self.ledger.refuse(message, cast(KafkaError, error))
+
+    def _produce_alike(self, batch: Batch) -> None:
+        """One by one, all with the headers of this delivery."""
+        produce, topic, ledger = self._producer.produce, self._topic, self.ledger
+        report, headers = ledger.report, cast(Any, list(self._headers))
+        for key, value in zip(batch.keys, batch.values, strict=True):
+            try:
+                produce(topic, value, key, on_delivery=report, headers=headers)
+                ledger.handed += 1
+            except BufferError:
+                self._send_when_there_is_room(Message(key, value, self._headers))
+            except KafkaException as error:
+                ledger.refuse(Message(key, value, self._headers), error.args[0])
+
+    def _produce_different(self, batch: Batch) -> None:
+        """One by one, each with its own headers or time."""
+        for message in batch.messages(self._headers):
+            self._send_when_there_is_room(message)
+
+    def _produce(self, message: Message, *, attempts: int = 1) -> None:
         key, value, headers, timestamp_ms = message
         self._producer.produce(
             self._topic,
             value,
             key,
-            on_delivery=partial(report, timestamp_ms=timestamp_ms) if timestamp_ms else report,
+            on_delivery=partial(
+                self.ledger.report, headers=headers, timestamp_ms=timestamp_ms, attempts=attempts
+            ),
             headers=list(headers),
             timestamp=timestamp_ms,
         )
 
     def _send_again(self) -> None:
         for _ in range(len(self.ledger.waiting)):
-            self._send_when_there_is_room(self.ledger.waiting[0].message)
+            row = self.ledger.waiting[0]
+            self._send_when_there_is_room(row.message, attempts=row.attempts + 1)
             self.ledger.sent_again()
         self._drain()
 
-    def _send_when_there_is_room(self, message: Message) -> None:
+    def _send_when_there_is_room(self, message: Message, *, attempts: int = 1) -> None:
         while True:
             try:
-                self._produce(message)
+                self._produce(message, attempts=attempts)
                 self.ledger.handed += 1
                 return
             except BufferError:
                 self._serve(TURN_SEC)
             except KafkaException as error:
                 self.ledger.refuse(message, error.args[0])
-                self._stop_if_hopeless()
                 return
 
     def _drain(self) -> None:
@@ -310,10 +363,10 @@ class CountingProducer:
             )
         if self._transactional and (self.ledger.failed or self.ledger.unknown):
             # The client sends nothing more in such a transaction, and it can only be aborted.
+            first = self.ledger.undelivered[0]
             raise DeliveryError(
                 "One row was not delivered, so the transaction was taken back and no row of this "
-                f"run is visible: {self.ledger.undelivered[0].reason} Its key is "
-                f"“{self.ledger.undelivered[0].key}”."
+                f"run is visible: {first.reason} Its key is “{first.key}”."
             )
         if now and self.ledger.outstanding and self._silent(now):
             raise self._unreachable()

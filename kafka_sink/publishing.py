@@ -1,6 +1,6 @@
-"""Publishes messages for the API: through the counting producer, into the ledger."""
+"""Publishes messages for people and the API: by the counting producer, into the ledger."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from kafka_sink.config import KafkaSettings
 from kafka_sink.deliveries import record
-from kafka_sink.messages import Message, export_id
+from kafka_sink.messages import Batch, Message, export_id
 from kafka_sink.producer import CountingProducer
 from kafka_sink.reports import Ledger
 from queryexport.errors import DeliveryError, ExportError
@@ -21,6 +21,12 @@ from queryexport.rows import Undelivered
 LIMIT_SEC = 30.0
 OUTAGE_LIMIT_SEC = 8.0
 SOURCE = "api"
+
+# What one call may send; a message's size is that of its key and its value.
+MESSAGE_BYTES = 1_000_000
+BATCH_BYTES = 10_000_000
+MOST_MESSAGES = 10_000
+TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,11 @@ class _TimeLimit:
                 "Send fewer messages in one call, or look at the brokers.",
                 retryable=True,
             )
+
+
+def size(message: Message) -> int:
+    """The bytes that count towards the limits."""
+    return len(message.key or b"") + len(message.value)
 
 
 def publish(
@@ -99,9 +110,9 @@ def publish(
     )
 
 
-def _send(producer: CountingProducer, messages: Iterator[Message]) -> str:
+def _send(producer: CountingProducer, messages: Sequence[Message]) -> str:
     try:
-        producer.send(messages)
+        producer.send(Batch.of(messages))
         producer.settle()
     except ExportError as error:
         producer.abandon()
@@ -109,10 +120,12 @@ def _send(producer: CountingProducer, messages: Iterator[Message]) -> str:
     return ""
 
 
-def _marked(messages: Sequence[Message], name: str) -> Iterator[Message]:
+def _marked(messages: Sequence[Message], name: str) -> list[Message]:
     mark = ("export_id", name.encode())
-    for number, message in enumerate(messages, start=1):
-        yield message._replace(headers=(*message.headers, mark, ("row", b"%d" % number)))
+    return [
+        message._replace(headers=(*message.headers, mark, ("row", b"%d" % number)))
+        for number, message in enumerate(messages, start=1)
+    ]
 
 
 def _written_down(

@@ -2,16 +2,19 @@
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum, auto
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, Protocol, TypeAlias
 
 import confluent_kafka
 from confluent_kafka import KafkaError
 
-from kafka_sink.messages import Message
+from kafka_sink.messages import Batch, Headers, Message
 from queryexport.rows import Undelivered
 
 SAMPLE_ROWS = 100
+LATENCY_OF_EVERY = 16
+NEVER_SENT = "The run stopped before this row was sent."
 SMALLEST_MS = 0.05
 UPPER_EDGES_MS = tuple(SMALLEST_MS * 1.15**number for number in range(128))  # To 42 minutes.
 
@@ -109,12 +112,23 @@ def reason(error: KafkaError) -> str:
 Report: TypeAlias = "confluent_kafka.Message[bytes, bytes]"
 
 
+class Keep(Protocol):
+    """Where a delivery puts the rows that failed, and those of which nothing is known."""
+
+    def __call__(self, message: Message, *, reason: str, unknown: bool, attempts: int) -> None:
+        """Takes one row, for good; `attempts` is how often it was sent.
+
+        Called from within the client's callbacks, so it must be quick and raise nothing.
+        """
+
+
 class Waiting(NamedTuple):
     """A row that is kept to be sent again, and what it counts as if that does not help."""
 
     message: Message
     why: str
     unknown: bool
+    attempts: int
 
 
 class Latencies:
@@ -156,19 +170,41 @@ class Ledger:
     to be sent again, `outstanding` rows have no report yet.
     """
 
-    def __init__(self, *, resend_unknown: bool = False) -> None:
-        """`resend_unknown` puts rows of which nothing is known among the waiting ones, too."""
+    def __init__(
+        self,
+        *,
+        resend_unknown: bool = False,
+        keep: Keep | None = None,
+        headers: Headers = (),
+    ) -> None:
+        """`resend_unknown` puts rows of which nothing is known among the waiting ones, too.
+
+        `headers` are those of a message whose report is not told others: the client forgets them.
+        """
         self.handed = 0
         self.acked = 0
         self.failed = 0
         self.unknown = 0
-        self.size_bytes = 0
-        self.offsets: dict[int, tuple[int, int]] = {}
+        self._handed_bytes = self._undelivered_bytes = 0
+        self.largest_bytes = 0
+        self._spans: dict[int | None, list[int]] = {}
         self.waiting: deque[Waiting] = deque()
         self.latencies = Latencies()
         self._resend_unknown = resend_unknown
+        self._keep = keep
+        self._headers = headers
         self.undelivered: list[Undelivered] = []
         self.refusal_for_all: KafkaError | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Keys and values of the rows that arrived; less, if the client did not account for all."""
+        return max(0, self._handed_bytes - self._undelivered_bytes)
+
+    @property
+    def offsets(self) -> dict[int, tuple[int, int]]:
+        """First and last offset of each partition."""
+        return {number or 0: (first, last) for number, (first, last) in self._spans.items()}
 
     @property
     def outstanding(self) -> int:
@@ -179,29 +215,59 @@ class Ledger:
         """How many rows a broker has said something about."""
         return self.acked + self.failed + len(self.waiting)
 
-    def report(self, error: KafkaError | None, message: Report, *, timestamp_ms: int = 0) -> None:
+    def report(
+        self,
+        error: KafkaError | None,
+        message: Report,
+        *,
+        headers: Headers | None = None,
+        timestamp_ms: int = 0,
+        attempts: int = 1,
+    ) -> None:
         """The delivery callback: one call for every message that the client accepted.
 
-        A message's own time is not in the report of its failure, so it comes with the callback.
+        Headers and a time of its own are not in the report of a failure: they come with the call.
         """
-        if error is None:
-            self.acked += 1
+        if error is not None:
+            if headers is None:
+                headers = self._headers
+            sent = Message(message.key(), message.value() or b"", headers, timestamp_ms)
+            self._undelivered(error, sent, attempts)
+            return
+        if not self.acked % LATENCY_OF_EVERY:
             self.latencies.add(message.latency() or 0.0)
-            self.size_bytes += len(message) + len(message.key() or b"")
-            self._place(message.partition() or 0, message.offset())
+        self.acked += 1
+        partition, offset = message.partition(), message.offset()
+        try:
+            span = self._spans[partition]
+        except KeyError:
+            span = None
+        if span and offset == span[1] + 1:
+            span[1] = offset
         else:
-            self._undelivered(error, sent(message, timestamp_ms))
+            self._place(partition, offset)
+
+    def hand_over(self, batch: Batch) -> None:
+        """Notes the sizes of messages that were handed to the client, or refused by it."""
+        self._handed_bytes += batch.size_bytes()
+        self.largest_bytes = max(self.largest_bytes, batch.largest_bytes())
 
     def refuse(self, message: Message, error: KafkaError) -> None:
         """A message that the client did not even accept."""
         self.handed += 1
-        self.failed += 1
-        self._note(message, error)
+        self._failed(message, error, attempts=1)
 
     def never_sent(self, rows: int) -> None:
         """Rows that were read and not handed to the client, because the run broke off before."""
         self.handed += rows
         self.failed += rows
+
+    def never_sent_messages(self, messages: Iterable[Message]) -> None:
+        """The same for rows that were messages already, which are kept."""
+        for message in messages:
+            self.never_sent(1)
+            if self._keep:
+                self._keep(message, reason=NEVER_SENT, unknown=False, attempts=0)
 
     def sent_again(self) -> None:
         """The first waiting row was handed to the client once more: it is one row still."""
@@ -210,15 +276,16 @@ class Ledger:
 
     def give_up(self) -> None:
         """No more tries: the waiting rows failed, or stay unknown."""
-        for row in self.waiting:
-            self._sample(row.message, row.why)
-            self.unknown += row.unknown
-            self.failed += not row.unknown
+        for message, why, unknown, attempts in self.waiting:
+            self.unknown += unknown
+            self.failed += not unknown
+            self._note(message, why, unknown=unknown, attempts=attempts)
         self.waiting.clear()
 
     def revoke(self) -> None:
-        """The transaction was aborted: what was acknowledged inside it has not arrived."""
-        self.failed += self.acked
+        """The transaction was aborted: nothing in it has arrived, acknowledged or not."""
+        self.failed += self.acked + self.unknown
+        self.unknown = 0
         self._forget_acked()
 
     def doubt(self) -> None:
@@ -228,43 +295,41 @@ class Ledger:
 
     def _forget_acked(self) -> None:
         self.acked = 0
-        self.size_bytes = 0
-        self.offsets.clear()
+        self._handed_bytes = 0
+        self._spans.clear()
 
     def write_off(self) -> None:
-        """No more reports can come: rows without one are unknown."""
+        """No more reports can come: rows without one are unknown, and so are their sizes."""
+        self._undelivered_bytes += self.outstanding * self.largest_bytes
         self.unknown += self.outstanding
 
-    def _undelivered(self, error: KafkaError, message: Message) -> None:
+    def _undelivered(self, error: KafkaError, message: Message, attempts: int) -> None:
         match verdict(error.code()):
             case Verdict.REFUSED_FOR_NOW:
-                self.waiting.append(Waiting(message, reason(error), unknown=False))
+                self.waiting.append(Waiting(message, reason(error), False, attempts))
             case Verdict.REFUSED:
-                self.failed += 1
-                self._note(message, error)
+                self._failed(message, error, attempts)
             case Verdict.UNKNOWN if self._resend_unknown and error.code() not in PURGED:
-                self.waiting.append(Waiting(message, reason(error), unknown=True))
+                self.waiting.append(Waiting(message, reason(error), True, attempts))
             case _:
                 self.unknown += 1
-                self._note(message, error)
+                self._note(message, reason(error), unknown=True, attempts=attempts)
 
-    def _place(self, partition: int, offset: int | None) -> None:
-        if offset is None or offset < 0:
-            return  # Acknowledged as a repeat of what is stored already: no offset is told.
-        first, last = self.offsets.get(partition, (offset, offset))
-        self.offsets[partition] = (min(first, offset), max(last, offset))
-
-    def _note(self, message: Message, error: KafkaError) -> None:
+    def _failed(self, message: Message, error: KafkaError, attempts: int) -> None:
+        self.failed += 1
         if error.code() in REFUSED_FOR_ALL and self.refusal_for_all is None:
             self.refusal_for_all = error
-        self._sample(message, reason(error))
+        self._note(message, reason(error), unknown=False, attempts=attempts)
 
-    def _sample(self, message: Message, why: str) -> None:
+    def _note(self, message: Message, why: str, *, unknown: bool, attempts: int) -> None:
+        self._undelivered_bytes += len(message.value) + len(message.key or b"")
         if len(self.undelivered) < SAMPLE_ROWS:
             self.undelivered.append(Undelivered((message.key or b"").decode(errors="replace"), why))
+        if self._keep:
+            self._keep(message, reason=why, unknown=unknown, attempts=attempts)
 
-
-def sent(message: Report, timestamp_ms: int = 0) -> Message:
-    """The message that a report is about, as it was sent."""
-    headers = cast(tuple[tuple[str, bytes], ...], tuple(message.headers() or ()))
-    return Message(message.key(), message.value() or b"", headers, timestamp_ms)
+    def _place(self, partition: int | None, offset: int | None) -> None:
+        if offset is None or offset < 0:
+            return  # Acknowledged as a repeat of what is stored already: no offset is told.
+        first, last = self._spans.get(partition, (offset, offset))
+        self._spans[partition] = [min(first, offset), max(last, offset)]

@@ -1,17 +1,26 @@
 """Delivers a result to a Kafka topic, one message a row."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from time import monotonic
+from typing import Any, TypeAlias
 
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import Envelope, Message, MessageBuilder, MessageOptions
+from kafka_sink.messages import (
+    Envelope,
+    Message,
+    MessageBuilder,
+    MessageOptions,
+    ReadyMessages,
+)
 from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
-from kafka_sink.reports import Ledger
+from kafka_sink.reports import Keep, Ledger
 from queryexport.errors import DeliveryError, ExportError, RunSuperseded
-from queryexport.rows import Progress, Receipt, Result, Row
+from queryexport.rows import Progress, Receipt, Result
+
+Builder: TypeAlias = MessageBuilder | ReadyMessages
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,9 @@ class KafkaSink:
 
     `resend_unknown` sends rows of which nothing is known again, at the risk of a second copy. A
     `transactional_id`, the same for every run of an item, makes the run one transaction: a
-    `read_committed` consumer sees all of its rows or none. `record` is told of the
-    delivery, however it ends.
+    `read_committed` consumer sees all of its rows or none. `record` is told of the delivery,
+    however it ends. `keep` is given each row that was read and not delivered, as the message that
+    it is. With `ready` the rows of the result are such messages, and are sent as they are.
 
     When the delivery breaks off, the `ExportError` has the receipt of what arrived until then.
     """
@@ -41,35 +51,66 @@ class KafkaSink:
     resend_unknown: bool = False
     transactional_id: str = ""
     record: Callable[..., object] | None = None
+    keep: Keep | None = None
+    ready: bool = False
     outage_limit_sec: float = OUTAGE_LIMIT_SEC
 
     def deliver(self, result: Result, progress: Progress) -> Receipt:
         started = monotonic()
-        builder = MessageBuilder(
-            result.columns,
-            self.key_field,
-            envelope=self.envelope,
-            zone=self.zone,
-            options=self.options,
-        )
+        builder = self._builder(result)
         read: list[int] = []
         result = result.counted(read.append)
         producer = self._producer(progress)
         with self._on_record(producer.ledger, builder), producer:
             producer.require_topic()
             progress.check()
+            unsent: list[Message] = []
             try:
                 producer.begin()
-                for messages in _built(builder, result.batches):
-                    producer.send(messages)
+                self._send_all(producer, builder, result, unsent)
                 producer.settle()
                 producer.commit()
             except ExportError as error:
                 _wind_up(producer, error)
+                producer.ledger.never_sent_messages(unsent)
                 producer.ledger.never_sent(sum(read) - producer.ledger.handed - builder.skipped)
                 error.receipt = self._receipt(producer.ledger, builder, started)
                 raise
         return self._receipt(producer.ledger, builder, started)
+
+    def _builder(self, result: Result) -> Builder:
+        if self.ready:
+            return ReadyMessages()
+        return MessageBuilder(
+            result.columns,
+            self.key_field,
+            envelope=self.envelope,
+            zone=self.zone,
+            options=self.options,
+        )
+
+    def _send_all(
+        self,
+        producer: CountingProducer,
+        builder: Builder,
+        result: Result,
+        unsent: list[Message],
+    ) -> None:
+        """Sends the rows; when that breaks off, the rest of the batch in hand goes to `unsent`."""
+        done, ledger = 0, producer.ledger
+        batches: Iterable[Any] | None = result.as_json(builder.shape) if builder.shape else None
+        for rows in result.batches if batches is None else batches:
+            handed, batch = ledger.handed, None
+            try:
+                batch = builder.build(rows, done + 1)
+                producer.send(batch)
+            except ExportError:
+                if batch is None:
+                    unsent += builder.build_possible(rows, done + 1)
+                else:
+                    unsent += batch.messages(self.options.headers, ledger.handed - handed)
+                raise
+            done += len(rows)
 
     def _producer(self, progress: Progress) -> CountingProducer:
         return CountingProducer(
@@ -81,10 +122,12 @@ class KafkaSink:
             # A transaction with a row in doubt can only be aborted, so nothing is sent again.
             resend_unknown=self.resend_unknown and not self.transactional_id,
             transactional_id=self.transactional_id,
+            headers=() if self.ready else self.options.headers,
+            keep=self.keep,
         )
 
     @contextmanager
-    def _on_record(self, ledger: Ledger, builder: MessageBuilder) -> Iterator[None]:
+    def _on_record(self, ledger: Ledger, builder: Builder) -> Iterator[None]:
         """Writes the delivery down once the producer has accounted for every row."""
         started_at, started, reason = datetime.now(UTC), monotonic(), ""
         try:
@@ -104,7 +147,7 @@ class KafkaSink:
                     skipped=builder.skipped,
                 )
 
-    def _receipt(self, ledger: Ledger, builder: MessageBuilder, started: float) -> Receipt:
+    def _receipt(self, ledger: Ledger, builder: Builder, started: float) -> Receipt:
         return Receipt(
             ledger.acked,
             f"{self.topic}: {_offsets(ledger)}",
@@ -116,16 +159,6 @@ class KafkaSink:
             undelivered=tuple(ledger.undelivered),
             duration_sec=monotonic() - started,
         )
-
-
-def _built(
-    builder: MessageBuilder, batches: Iterator[Sequence[Row]]
-) -> Iterator[Iterator[Message]]:
-    """The messages of each batch; rows are numbered from 1 over all of them."""
-    done = 0
-    for batch in batches:
-        yield builder.build_all(batch, done + 1)
-        done += len(batch)
 
 
 def _wind_up(producer: CountingProducer, error: ExportError) -> None:

@@ -2,14 +2,18 @@
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
+from queryexport.cursors import Cursor, JsonCursor, NamedCursor, ResultCursor
 from queryexport.errors import ConfigurationError
+from queryexport.parameters import Statement
+from queryexport.postgresql_json import json_query, writes_as_python
+from queryexport.rows import JsonShape
 
 APPLICATION_NAME = "query-export"
 LONGEST_DELIVERY_SEC = 6 * 60 * 60
@@ -58,6 +62,18 @@ class Dialect(Protocol):
         """Gives up a half-read result, where closing it would read it to its end."""
         return
 
+    def execute(self, connection: Connection, statement: Statement, *, batch_rows: int) -> Cursor:
+        """Runs the statement with a cursor that is read in batches."""
+        return ResultCursor(connection, statement, batch_rows=batch_rows)
+
+    def execute_as_json(
+        self, connection: Connection, statement: Statement, cursor: Cursor, shape: JsonShape
+    ) -> Cursor | None:
+        """A second cursor for the statement of an open one, which gives its rows as `JsonRows`;
+        None where the engine cannot, or not to the byte.
+        """
+        return None
+
 
 def _engine(
     settings: ConnectionSettings,
@@ -84,12 +100,14 @@ class PostgreSQL(Dialect):
     options = frozenset({"sslmode", "sslrootcert", "target_session_attrs"})
 
     def create(self, settings: ConnectionSettings) -> Engine:
-        # statement_timeout counts one FETCH at a time, so it is only the second net under our own
-        # clock; client_connection_check_interval ends the statement of a killed worker.
+        # A batch that a slow sink leaves unread counts as statement time here, so this is only the
+        # net under our own clock; client_connection_check_interval ends the statement of a killed
+        # worker.
+        seconds = settings.statement_timeout_sec + LONGEST_DELIVERY_SEC
         arguments = {
             "connect_timeout": settings.connect_timeout_sec,
             "application_name": APPLICATION_NAME,
-            "options": f"-c statement_timeout={settings.statement_timeout_sec}s",
+            "options": f"-c statement_timeout={seconds}s",
             "keepalives_idle": 30,
             **settings.options,
         }
@@ -104,6 +122,18 @@ class PostgreSQL(Dialect):
 
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
         driver_connection.cancel_safe(timeout=settings.connect_timeout_sec)
+
+    def execute(self, connection: Connection, statement: Statement, *, batch_rows: int) -> Cursor:
+        return NamedCursor(connection, statement)
+
+    def execute_as_json(
+        self, connection: Connection, statement: Statement, cursor: Cursor, shape: JsonShape
+    ) -> Cursor | None:
+        types = tuple(zip(cursor.names, cursor.types, strict=True))
+        sql = json_query(statement.text, types, shape)
+        if sql is None or not writes_as_python(connection.connection.driver_connection):
+            return None
+        return JsonCursor(connection, replace(statement, text=sql))
 
 
 class MySQL(Dialect):

@@ -1,10 +1,11 @@
 """What flows from a query to a sink, and what the sink answers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 Row = Sequence[Any]
+T = TypeVar("T", bound=Sized)
 
 
 @dataclass(frozen=True)
@@ -15,28 +16,62 @@ class Column:
 
 
 @dataclass(frozen=True)
+class JsonShape:
+    """What a sink needs of rows that the database writes as JSON: the column of the message key,
+    and whether decimals are JSON numbers or text.
+    """
+
+    key: str
+    decimals_as_numbers: bool = False
+
+
+@dataclass(frozen=True)
+class JsonRows:
+    """Rows that the database wrote: the key of each as text, each as a JSON object in the form of
+    `values`, and how many numbers of each JSON can only write as null (empty: none of any).
+    """
+
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes]
+    nulled: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
 class Result:
     """What every query yields: its columns, and its rows in batches that can be read once.
 
-    Each row has one value per column, in the order of `columns`.
+    Each row has one value per column, in the order of `columns`. Where the source can write JSON
+    itself, `render` reads the rows in that form instead.
     """
 
     columns: tuple[Column, ...]
     batches: Iterator[Sequence[Row]]
+    render: Callable[[JsonShape], "Iterator[JsonRows] | None"] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
+    def as_json(self, shape: JsonShape) -> Iterator[JsonRows] | None:
+        """The rows as the source writes them; None when it cannot, and `batches` is to be read."""
+        return self.render(shape) if self.render else None
+
     def counted(self, read: Callable[[int], None]) -> "Result":
         """The same result, telling `read` the size of each batch as it is handed out."""
 
-        def batches() -> Iterator[Sequence[Row]]:
-            for batch in self.batches:
+        def counting(batches: Iterator[T]) -> Iterator[T]:
+            for batch in batches:
                 read(len(batch))
                 yield batch
 
-        return replace(self, batches=batches())
+        def render(shape: JsonShape) -> Iterator[JsonRows] | None:
+            rendered = self.as_json(shape)
+            return counting(rendered) if rendered is not None else None
+
+        return replace(self, batches=counting(self.batches), render=render)
 
 
 class Progress(Protocol):

@@ -5,15 +5,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from sqlalchemy import BindParameter, Connection, CursorResult, bindparam, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from queryexport.cursors import Cursor
 from queryexport.engines import DIALECTS, ConnectionSettings, check_options
 from queryexport.errors import QueryError
-from queryexport.parameters import Statement, bind, is_list
-from queryexport.rows import Column, Result, Row
+from queryexport.parameters import Statement, bind
+from queryexport.rows import Column, JsonRows, JsonShape, Result, Row
 
 BATCH_ROWS = 1000
 
@@ -32,20 +33,14 @@ def open_query(
     Raises `QueryError` for whatever the database says, `ConfigurationError` for parameters that
     do not match the statement.
     """
-    dialect = DIALECTS[settings.engine]
-    statement = bind(sql, parameters or {}, mysql=dialect.reads_as_mysql)
+    statement = bind(sql, parameters or {}, mysql=DIALECTS[settings.engine].reads_as_mysql)
     with _session(settings) as connection:
-        limit = StatementLimit(connection, settings)
-        with _translated(settings, limit), limit:
-            cursor = _execute(connection, statement)
-        batches = Batches(cursor, settings, limit)
+        reading = Reading(connection, statement, settings)
         try:
-            yield Result(_columns(cursor), batches)
+            rows = cast(Iterator[Sequence[Row]], reading.batches)
+            yield Result(reading.columns(), rows, reading.render)
         finally:
-            with suppress(Exception):  # The session is closed next, whatever is left of it.
-                if not batches.exhausted:
-                    dialect.abandon(connection, limit.driver_connection, settings)
-                cursor.close()
+            reading.close()
 
 
 def probe(settings: ConnectionSettings) -> None:
@@ -116,23 +111,9 @@ def _close(connection: Connection) -> None:
         connection.close()
 
 
-def _execute(connection: Connection, statement: Statement) -> CursorResult[Any]:
-    lists: list[BindParameter[Any]] = [
-        bindparam(name, expanding=True)
-        for name, value in statement.values.items()
-        if is_list(value)
-    ]
-    return connection.execute(
-        text(statement.text).bindparams(*lists),
-        dict(statement.values),
-        execution_options={"yield_per": BATCH_ROWS, "stream_results": True},
-    )
-
-
-def _columns(cursor: CursorResult[Any]) -> tuple[Column, ...]:
-    if not cursor.returns_rows:
+def _columns(names: Sequence[str]) -> tuple[Column, ...]:
+    if not names:
         raise QueryError("The statement returns no rows. An export needs a SELECT.")
-    names = tuple(cursor.keys())
     if doubled := [name for name, count in Counter(names).items() if count > 1]:
         raise QueryError(
             f"The query returns more than one column called {', '.join(doubled)}. "
@@ -141,22 +122,70 @@ def _columns(cursor: CursorResult[Any]) -> tuple[Column, ...]:
     return tuple(Column(name) for name in names)
 
 
+class Reading:
+    """One statement, its open cursor, and the rows of it that are read."""
+
+    def __init__(
+        self, connection: Connection, statement: Statement, settings: ConnectionSettings
+    ) -> None:
+        self._connection = connection
+        self._statement = statement
+        self._settings = settings
+        self._dialect = DIALECTS[settings.engine]
+        self._limit = StatementLimit(connection, settings)
+        with _translated(settings, self._limit), self._limit:
+            cursor = self._dialect.execute(connection, statement, batch_rows=BATCH_ROWS)
+        self._read(cursor)
+
+    def columns(self) -> tuple[Column, ...]:
+        return _columns(self._cursor.names)
+
+    def render(self, shape: JsonShape) -> Iterator[JsonRows] | None:
+        """The rows as the engine itself writes them, instead of `batches`; None if it cannot."""
+        plain = self._cursor
+        with _translated(self._settings, self._limit), self._limit:
+            cursor = self._dialect.execute_as_json(self._connection, self._statement, plain, shape)
+        if cursor is None:
+            return None
+        self._read(cursor)
+        plain.close()
+        return cast(Iterator[JsonRows], self.batches)
+
+    def close(self) -> None:
+        """Gives up what has not been read; the session is free after it."""
+        with suppress(Exception):  # The session is closed next, whatever is left of it.
+            if not self.batches.exhausted:
+                self._dialect.abandon(
+                    self._connection, self._limit.driver_connection, self._settings
+                )
+            self._cursor.close()
+
+    def _read(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self.batches = Batches(cursor, self._connection, self._settings, self._limit)
+
+
 class Batches:
     """The rows of a cursor in batches of `BATCH_ROWS`; knows whether they were read to the end."""
 
     def __init__(
-        self, cursor: CursorResult[Any], settings: ConnectionSettings, limit: StatementLimit
+        self,
+        cursor: Cursor,
+        connection: Connection,
+        settings: ConnectionSettings,
+        limit: StatementLimit,
     ) -> None:
         self.exhausted = False
         self._cursor = cursor
+        self._connection = connection
         self._settings = settings
         self._limit = limit
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Sequence[Row]:
-        with _translated(self._settings, self._limit), self._limit:
+    def __next__(self) -> Sequence[Row] | JsonRows:
+        with _translated(self._settings, self._limit, self._connection), self._limit:
             batch = self._cursor.fetchmany(BATCH_ROWS)
         if self._limit.expired:
             raise _timed_out(self._settings)
@@ -168,15 +197,21 @@ class Batches:
 
 @contextmanager
 def _translated(
-    settings: ConnectionSettings, limit: StatementLimit | None = None
+    settings: ConnectionSettings,
+    limit: StatementLimit | None = None,
+    connection: Connection | None = None,
 ) -> Iterator[None]:
-    """Turns what a driver raises into a `QueryError` that names the connection."""
+    """Turns what a driver raises into a `QueryError` that names the connection.
+
+    SQLAlchemy marks a lost connection itself; for what the driver raises by itself, `connection`
+    is asked and marked here.
+    """
     try:
         yield
     except Exception as error:
         if limit and limit.expired:
             raise _timed_out(settings) from error
-        lost = isinstance(error, DBAPIError) and error.connection_invalidated
+        lost = _is_lost(error, connection)
         if lost:
             message = (
                 f"The connection to {settings} was lost: {_reason(error, settings)}. "
@@ -188,6 +223,18 @@ def _translated(
                 "Correct the query, or what the connection's account may read."
             )
         raise QueryError(message, retryable=lost) from error
+
+
+def _is_lost(error: Exception, connection: Connection | None) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated
+    driver = connection.connection.driver_connection if connection else None
+    lost = connection is not None and connection.dialect.is_disconnect(
+        cast(Any, error), driver, None
+    )
+    if connection and lost:
+        connection.invalidate(error)
+    return lost
 
 
 def _timed_out(settings: ConnectionSettings) -> QueryError:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from confluent_kafka import KafkaError, Message
 from django.db import IntegrityError, transaction
 
 from kafka_sink.deliveries import Scope, by_hour, by_topic, record, totals
+from kafka_sink.messages import Batch
 from kafka_sink.models import Delivery
 from kafka_sink.reports import Ledger
 from queryexport.rows import Undelivered
@@ -28,12 +30,15 @@ class Latencies:
         return self.average * percent / 10
 
 
-def make_ledger(acked, *, failed=0, unknown=0, size_bytes=0):
+def make_ledger(acked, *, failed=0, unknown=0):
     ledger = Ledger()
     ledger.handed = acked + failed + unknown
     ledger.acked, ledger.failed, ledger.unknown = acked, failed, unknown
-    ledger.size_bytes = size_bytes
     return ledger
+
+
+def report_of(partition, offset):
+    return Message(topic="t", partition=partition, offset=offset, key=b"E", value=b"{}")
 
 
 def make_delivery(acked=10, **changes):
@@ -62,13 +67,19 @@ def record_ledger(ledger, **changes):
 
 
 def test_a_recorded_delivery_holds_what_the_reports_proved():
-    ledger = make_ledger(7, failed=2, unknown=1, size_bytes=700)
-    ledger.offsets = {1: (5, 9), 0: (0, 1)}
-    ledger.undelivered = [Undelivered("E8", "MSG_SIZE_TOO_LARGE: too large")]
+    ledger = Ledger()
+    ledger.handed = 10
+    ledger.hand_over(Batch([b"E"] * 10, [b"{}"] * 10))
+    for partition, offset in [(1, 5), (1, 6), (1, 7), (1, 8), (1, 9), (0, 0), (0, 1)]:
+        ledger.report(None, report_of(partition, offset))
+    ledger.report(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), report_of(0, -1))
+    ledger.report(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), report_of(0, -1))
+    ledger.report(KafkaError(KafkaError._MSG_TIMED_OUT), report_of(0, -1))
     delivery = Delivery.objects.get(pk=record_ledger(ledger).pk)
     assert (delivery.handed, delivery.acked, delivery.failed, delivery.unknown) == (10, 7, 2, 1)
     assert delivery.ranges == {0: (0, 1), 1: (5, 9)}
-    assert delivery.last_error == "MSG_SIZE_TOO_LARGE: too large"
+    assert delivery.last_error.startswith("MSG_SIZE_TOO_LARGE")
+    assert delivery.size_bytes == 7 * len("E{}")
     assert delivery.finished_at == START + timedelta(seconds=1.5)
 
 

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import Message
+from kafka_sink.messages import Batch, Message
 from kafka_sink.producer import CountingProducer
 from queryexport.errors import ConfigurationError, DeliveryError
-from tests.kafka_sink.conftest import TOPIC, CountedProgress
+from tests.kafka_sink.conftest import PARTITIONS, TOPIC, CountedProgress
 
 
 @pytest.fixture
@@ -66,13 +66,17 @@ def self_signed(path):
 
 @pytest.fixture
 def producer_for(settings_for):
-    def make(batch_messages=10, outage_limit_sec=30.0, progress=None, **changes):
+    def make(
+        batch_messages=10, outage_limit_sec=30.0, progress=None, headers=(), keep=None, **changes
+    ):
         return CountingProducer(
             settings_for(**changes),
             TOPIC,
             batch_messages=batch_messages,
             progress=progress or CountedProgress(),
             outage_limit_sec=outage_limit_sec,
+            headers=headers,
+            keep=keep,
         )
 
     return make
@@ -84,7 +88,7 @@ def numbered(count, key=None):
 
 
 def deliver(producer, messages):
-    producer.send(messages)
+    producer.send(Batch.of(messages))
     producer.settle()
 
 
@@ -112,6 +116,82 @@ def test_every_acknowledged_row_is_in_the_topic_once_with_its_key(producer_for, 
     for message in stored:
         ends[message.partition()] = (0, message.offset())
     assert producer.ledger.offsets == ends
+
+
+@pytest.mark.parametrize("headers", [(), (("run", b"7"),)])
+def test_one_by_one_or_together_each_key_has_the_same_partition(producer_for, read_topic, headers):
+    with producer_for(headers=headers) as producer:
+        producer.send(Batch([b"%d" % number for number in range(300)], [b"{}"] * 300))
+        producer.settle()
+    assert {m.key(): m.partition() for m in read_topic()} == {
+        b"%d" % number: java_partition(b"%d" % number) for number in range(300)
+    }
+    assert {tuple(m.headers() or ()) for m in read_topic()} == {headers}
+
+
+def java_partition(key):
+    """The partition that Kafka's Java client chooses: murmur2, its sign bit cut off."""
+    length, value = len(key), 0x9747B28C ^ len(key)
+    for start in range(0, length & ~3, 4):
+        part = int.from_bytes(key[start : start + 4], "little") * 0x5BD1E995 & 0xFFFFFFFF
+        part = (part ^ part >> 24) * 0x5BD1E995 & 0xFFFFFFFF
+        value = value * 0x5BD1E995 & 0xFFFFFFFF ^ part
+    if rest := key[length & ~3 :]:
+        value = (value ^ int.from_bytes(rest, "little")) * 0x5BD1E995 & 0xFFFFFFFF
+    value = (value ^ value >> 13) * 0x5BD1E995 & 0xFFFFFFFF
+    return ((value ^ value >> 15) & 0x7FFFFFFF) % PARTITIONS
+
+
+def test_a_message_that_the_client_refuses_does_not_stop_those_sent_with_it(
+    producer_for, read_topic
+):
+    values = [b"first", b"x" * 3000, b"last"]
+    with producer_for(max_request_bytes=2000, batch_bytes=1000) as producer:
+        producer.send(Batch([b"A"] * 3, values))
+        producer.settle()
+    assert counts(producer) == (2, 1, 0)
+    assert [message.value() for message in read_topic()] == [b"first", b"last"]
+    assert producer.ledger.undelivered[0].reason.startswith("MSG_SIZE_TOO_LARGE")
+    assert producer.ledger.size_bytes == len(b"AfirstAlast")
+
+
+def test_large_messages_that_fill_the_queue_keep_their_order(producer_for, read_topic):
+    sizes = [900_000, 10] * 40  # 36 MB go into the topic, of which it keeps the last.
+    values = [b"%03d" % number + b"x" * size for number, size in enumerate(sizes)]
+    with producer_for(max_request_bytes=1_000_000, compression="none") as producer:
+        producer.send(Batch([b"A"] * len(values), values))
+        producer.settle()
+    assert counts(producer) == (80, 0, 0)
+    found = [message.value()[:3] for message in read_topic()]
+    assert found == sorted(found)
+
+
+def test_what_was_not_delivered_is_kept_whole(producer_for, embedded_broker):
+    kept = []
+    keep = lambda message, **facts: kept.append((message, facts))  # noqa: E731
+    embedded_broker.refuse_next(KafkaError.INVALID_RECORD)
+    with producer_for(headers=(("run", b"7"),), keep=keep, batch_messages=1) as producer:
+        producer.send(Batch([b"A"], [b"{}"]))
+        producer.settle()
+        producer.send(Batch([b"A"], [b"{}"]))
+        producer.settle()
+    [(message, facts)] = kept
+    assert message == Message(b"A", b"{}", (("run", b"7"),))
+    assert (facts["unknown"], facts["attempts"]) == (False, 1)
+
+
+def test_a_row_sent_again_has_its_headers_and_time_still(producer_for, embedded_broker, read_topic):
+    shared = (("run", b"7"),)
+    with producer_for(headers=shared) as producer:
+        embedded_broker.refuse_next(KafkaError.THROTTLING_QUOTA_EXCEEDED)
+        producer.send(Batch([b"A"], [b"{}"], [1_768_723_200_000]))
+        producer.settle()
+        embedded_broker.refuse_next(KafkaError.THROTTLING_QUOTA_EXCEEDED)
+        producer.send(Batch([b"A"], [b"{}"]))
+        producer.settle()
+    first, second = read_topic()
+    assert first.timestamp()[1] == 1_768_723_200_000
+    assert first.headers() == second.headers() == [("run", b"7")]
 
 
 def test_headers_travel_with_their_row(producer_for, read_topic):
@@ -202,7 +282,7 @@ def test_a_topic_that_may_not_be_written_ends_the_run_at_once(embedded_broker, p
 
 def test_a_full_queue_makes_the_sender_wait_and_drops_nothing(producer_for, read_topic):
     with producer_for(batch_messages=1000, linger_ms=50) as producer:
-        producer.send(numbered(50_000))  # The queue holds 20,000.
+        producer.send(Batch.of(numbered(50_000)))  # The queue holds 20,000.
         producer.settle()
     assert counts(producer) == (50_000, 0, 0)
 
@@ -225,9 +305,9 @@ def test_brokers_that_go_away_end_the_run_and_nothing_is_claimed(
 
 def test_a_short_outage_is_survived(embedded_broker, producer_for, read_topic):
     with producer_for() as producer:
-        producer.send(numbered(100))
+        producer.send(Batch.of(numbered(100)))
         embedded_broker.down()
-        producer.send(numbered(100))
+        producer.send(Batch.of(numbered(100)))
         sleep(0.5)
         embedded_broker.up()
         producer.settle()
@@ -240,7 +320,7 @@ def test_a_row_that_went_back_to_the_queue_is_unknown_for_it_may_be_in_the_log(
     with producer_for() as producer:
         deliver(producer, numbered(1, b"warm"))
         embedded_broker.answer_after(5000)
-        producer.send(numbered(10, b"A"))
+        producer.send(Batch.of(numbered(10, b"A")))
         sleep(0.5)
         embedded_broker.down()  # Stored, and the acknowledgement is lost.
         sleep(1)
@@ -257,7 +337,7 @@ def test_leaving_the_block_accounts_for_rows_still_under_way(embedded_broker, pr
         deliver(producer, numbered(1))
         embedded_broker.answer_after(60_000)
         started = monotonic()
-        producer.send(numbered(500))
+        producer.send(Batch.of(numbered(500)))
     assert monotonic() - started < 5
     assert counts(producer) == (1, 0, 500)
 
@@ -328,7 +408,7 @@ def test_a_producer_is_not_used_after_a_fork(producer_for):
         child = os.fork()
         if child == 0:
             try:
-                producer.send([])
+                producer.send(Batch.of([]))
             except AssertionError:
                 os._exit(7)
             os._exit(0)

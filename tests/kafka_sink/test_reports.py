@@ -8,7 +8,7 @@ from confluent_kafka import Message as Report
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_sink.messages import Message
+from kafka_sink.messages import Batch, Message
 from kafka_sink.reports import SAMPLE_ROWS, SMALLEST_MS, Latencies, Ledger, Verdict, verdict
 
 CODES = st.one_of(st.just(0), st.integers(-200, -1), st.integers(1, 133))
@@ -26,6 +26,7 @@ def report_of(key=b"A1", value=b"{}", partition=0, offset=0):
 def ledger_after(reports, handed=None):
     ledger = Ledger()
     ledger.handed = len(reports) if handed is None else handed
+    ledger.hand_over(Batch([b"A1"] * ledger.handed, [b"{}"] * ledger.handed))
     for code, partition, offset in reports:
         ledger.report(error_of(code), report_of(partition=partition, offset=offset))
     return ledger
@@ -44,6 +45,7 @@ def test_rows_are_acked_failed_or_unknown_and_nothing_else(reports, silent):
 @given(REPORTS)
 def test_only_an_acknowledgement_counts_as_arrived(reports):
     ledger = ledger_after(reports)
+    ledger.give_up()
     assert ledger.size_bytes == ledger.acked * len(b"A1{}")
     places = {partition for code, partition, offset in reports if code == 0 and offset >= 0}
     assert set(ledger.offsets) == places
@@ -135,11 +137,51 @@ def test_a_row_that_we_gave_up_ourselves_is_not_sent_again(code):
     assert (ledger.unknown, len(ledger.waiting)) == (1, 0)
 
 
-def test_a_message_that_waits_keeps_its_own_time():
-    ledger = Ledger(resend_unknown=True)
+@given(REPORTS, st.integers(0, 20))
+def test_sizes_are_never_claimed_for_rows_without_a_report(reports, silent):
+    ledger = ledger_after(reports, len(reports) + silent)
+    ledger.give_up()
+    ledger.write_off()
+    assert ledger.size_bytes == ledger.acked * len(b"A1{}")
+
+
+def test_a_message_that_waits_keeps_its_own_headers_and_time():
+    ledger = Ledger(resend_unknown=True, headers=(("shared", b"1"),))
+    ledger.handed = 2
+    timed_out = KafkaError(KafkaError._MSG_TIMED_OUT)
+    ledger.report(timed_out, report_of(), headers=(("own", b"2"),), timestamp_ms=1234)
+    ledger.report(timed_out, report_of())
+    assert ledger.waiting[0].message == Message(b"A1", b"{}", (("own", b"2"),), 1234)
+    assert ledger.waiting[1].message == Message(b"A1", b"{}", (("shared", b"1"),))
+
+
+@given(REPORTS, st.integers(0, 5), st.booleans())
+def test_every_row_that_did_not_arrive_is_kept_and_no_other(reports, unsent, resend_unknown):
+    kept = []
+    keep = lambda message, **facts: kept.append((message, facts))  # noqa: E731
+    ledger = Ledger(resend_unknown=resend_unknown, keep=keep)
+    ledger.handed = len(reports)
+    for code, partition, offset in reports:
+        ledger.report(error_of(code), report_of(partition=partition, offset=offset))
+    ledger.give_up()
+    ledger.never_sent_messages([Message(b"B", b"{}")] * unsent)
+    assert sum(not facts["unknown"] for _, facts in kept) == ledger.failed
+    assert sum(facts["unknown"] for _, facts in kept) == ledger.unknown
+    assert [message.key for message, _ in kept].count(b"B") == unsent
+    assert all(facts["reason"] for _, facts in kept)
+
+
+def test_a_row_that_is_given_up_is_kept_with_the_number_of_its_tries():
+    kept = []
+    ledger = Ledger(keep=lambda message, **facts: kept.append(facts["attempts"]))
     ledger.handed = 1
-    ledger.report(KafkaError(KafkaError._MSG_TIMED_OUT), report_of(), timestamp_ms=1234)
-    assert ledger.waiting[0].message.timestamp_ms == 1234
+    refused = KafkaError(KafkaError.THROTTLING_QUOTA_EXCEEDED)
+    ledger.report(refused, report_of())
+    ledger.handed += 1
+    ledger.sent_again()
+    ledger.report(refused, report_of(), attempts=2)
+    ledger.give_up()
+    assert kept == [2]
 
 
 def test_a_revoked_transaction_leaves_nothing_acknowledged():

@@ -8,7 +8,8 @@ from time import monotonic
 import pytest
 from confluent_kafka import KafkaError
 
-from kafka_sink.messages import Envelope
+from kafka_sink.messages import Envelope, Message
+from kafka_sink.reports import NEVER_SENT
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import ConfigurationError, DeliveryError, QueryError, RunSuperseded
 from queryexport.rows import Column, Result
@@ -103,10 +104,34 @@ def test_a_query_that_breaks_tells_how_many_rows_had_arrived(sink_for, read_topi
 
 
 def test_a_row_with_a_null_key_ends_the_run_with_a_receipt_of_the_rows_before(sink_for):
-    rows = [[("A", 1), ("B", 2), (None, 3), ("D", 4)]]
+    rows = [[("A", 1), ("B", 2)], [(None, 3), ("D", 4)]]
     with pytest.raises(DeliveryError, match="Row 3 has NULL in its key column “id”") as caught:
         sink_for().deliver(Result(COLUMNS, iter(rows)), CountedProgress())
     assert caught.value.receipt.rows == 2
+
+
+def test_the_rows_of_a_batch_that_stopped_the_run_are_kept_where_they_can_be(sink_for):
+    kept = []
+    rows = [[("A", 1)], [("B", 2), (None, 3), ("D", object()), ("E", 5)]]
+    sink = sink_for(keep=lambda message, **facts: kept.append((message.key, facts["reason"])))
+    with pytest.raises(DeliveryError, match="Row 4 cannot be sent") as caught:
+        sink.deliver(Result(COLUMNS, iter(rows)), CountedProgress())
+    receipt = caught.value.receipt
+    assert (receipt.rows, receipt.failed, receipt.handed) == (1, 4, 5)
+    assert kept == [(b"B", NEVER_SENT), (b"E", NEVER_SENT)]
+
+
+def test_messages_that_an_earlier_delivery_kept_are_sent_as_they_are(sink_for, read_topic):
+    messages = [
+        Message(b"A", b"one", (("run", b"7"),), 1_768_723_200_000),
+        Message(None, b"two"),
+    ]
+    receipt = sink_for(ready=True).deliver(Result((), iter([messages])), CountedProgress())
+    assert receipt.rows == 2
+    stored = {message.value(): message for message in read_topic()}
+    assert stored[b"one"].headers() == [("run", b"7")]
+    assert stored[b"one"].timestamp()[1] == 1_768_723_200_000
+    assert (stored[b"two"].key(), stored[b"two"].headers()) == (None, None)
 
 
 def test_a_run_that_another_worker_took_over_stops_and_accounts_for_its_rows(sink_for, read_topic):

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import Message, MessageOptions
+from kafka_sink.messages import Batch, MessageOptions
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import DeliveryError, QueryError, RunSuperseded
 from tests.fakes import RecordedProgress, result_of
@@ -143,7 +143,7 @@ def test_the_next_run_of_the_item_ends_what_a_killed_one_left_open(make_sink, co
         RecordedProgress()
     )  # As after SIGKILL: neither end is reached.
     unfinished.begin()
-    unfinished.send([Message(b"99", b"{}")])
+    unfinished.send(Batch([b"99"], [b"{}"]))
     unfinished.settle()
     assert unfinished.ledger.acked == 1
     receipt = make_sink().deliver(result(numbered(10)), RecordedProgress())

@@ -7,7 +7,7 @@ import oracledb
 import pytest
 from sqlalchemy import event
 
-from queryexport.engines import DIALECTS, ConnectionSettings, check_options
+from queryexport.engines import DIALECTS, LONGEST_DELIVERY_SEC, ConnectionSettings, check_options
 from queryexport.errors import ConfigurationError
 
 PASSWORD = "p@ss:/w?#rd%20"
@@ -82,7 +82,7 @@ def test_postgresql_gets_both_timeouts_and_the_applications_name() -> None:
     handed = handed_to_driver(SERVER)
     assert handed["password"] == PASSWORD
     assert handed["connect_timeout"] == 7
-    assert handed["options"] == "-c statement_timeout=90s"
+    assert handed["options"] == f"-c statement_timeout={90 + LONGEST_DELIVERY_SEC}s"
     assert handed["application_name"] == "query-export"
 
 

@@ -125,3 +125,46 @@ def test_nan_and_infinity_are_not_finite(number: float | Decimal) -> None:
 @pytest.mark.parametrize("number", [0.0, -1e308, Decimal("1E+999")])
 def test_numbers_are_finite(number: float | Decimal) -> None:
     assert is_finite(number)
+
+
+ZONES = [UTC, ROME, ZoneInfo("America/St_Johns"), ZoneInfo("Africa/Monrovia")]
+SIMPLE = st.one_of(
+    st.none(),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.integers(),
+    st.floats(),
+    st.booleans(),
+    st.decimals(),
+    st.dates(),
+    st.times(),
+    st.datetimes(timezones=st.sampled_from([None, *ZONES])),
+    st.timedeltas(),
+    st.binary(),
+    st.uuids(),
+    st.ip_addresses(),
+)
+VALUES = st.recursive(
+    SIMPLE, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner), max_leaves=4
+)
+
+
+@given(st.lists(st.tuples(VALUES, SIMPLE, st.datetimes()), min_size=1), st.booleans())
+def test_rows_together_come_out_as_they_do_one_by_one(
+    rows: list[tuple[object, ...]], decimals_as_numbers: bool
+) -> None:
+    encoder = JsonEncoder(ROME, decimals_as_numbers=decimals_as_numbers)
+    one_by_one = [encoder.encode(dict(zip("abc", row, strict=True))) for row in rows]
+    assert encoder.encode_rows("abc", rows) == one_by_one
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime(2026, 1, 18, 8, 0, 0, 500_000), '"2026-01-18T08:00:00.5+01:00"'),
+        (datetime(2026, 1, 18, 8, 0, 0, 120), '"2026-01-18T08:00:00.00012+01:00"'),
+        (datetime(2026, 1, 18, 8, 0, 10), '"2026-01-18T08:00:10+01:00"'),
+        (time(8, 0, 0, 250_000), '"08:00:00.25"'),
+    ],
+)
+def test_a_second_has_no_more_digits_than_it_needs(value: object, expected: str) -> None:
+    assert encoded(value) == expected
