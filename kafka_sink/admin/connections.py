@@ -1,5 +1,6 @@
-"""Admin pages of Kafka connections: their test, their topics and the quick consumer."""
+"""Admin pages of Kafka connections: their test, topics, the quick consumer and publishing."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -11,9 +12,10 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from kafka_sink import probe
+from kafka_sink.admin.publish import may_publish, publish
 from kafka_sink.forms import ConsumeForm, KafkaConnectionForm
 from kafka_sink.models import KafkaConnection
 from queryexport.errors import ExportError
@@ -59,6 +61,7 @@ class KafkaConnectionAdmin(admin.ModelAdmin):
             path("<int:pk>/test/", wrap(self.test_stored), name=f"{name}_test"),
             path("<int:pk>/topics/", wrap(self.topics), name=f"{name}_topics"),
             path("<int:pk>/topics/<str:topic>/", wrap(self.topic), name=f"{name}_topic"),
+            path("<int:pk>/publish/", wrap(self.publish), name=f"{name}_publish"),
             *super().get_urls(),
         ]
 
@@ -77,6 +80,7 @@ class KafkaConnectionAdmin(admin.ModelAdmin):
         if self.has_test_permission(request):
             where = reverse(f"{PAGE}_test", args=[obj.pk]) if obj else reverse(f"{PAGE}_test_new")
             context["test_url"] = where
+        context["may_publish"] = may_publish(request)
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     @method_decorator([require_POST, sensitive_post_parameters()])
@@ -108,9 +112,18 @@ class KafkaConnectionAdmin(admin.ModelAdmin):
         connection = self._connection(request, pk)
         info, error = _or_error(lambda: probe.topic_info(connection.settings(), topic))
         context = {"title": f"Topic {topic}", "topic": topic, "info": info, "error": error}
+        context["may_publish"] = may_publish(request)
         if request.user.has_perm("kafka_sink.consume_messages"):
             context |= _messages(request, connection, topic, readable=info is not None)
         return self._page(request, connection, "topic", context)
+
+    @method_decorator([require_http_methods(["GET", "POST"]), sensitive_post_parameters()])
+    def publish(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """A form that sends messages to a topic, and what became of them."""
+        connection = self._connection(request, pk)
+        if not may_publish(request):
+            raise PermissionDenied
+        return publish(request, connection, partial(self._page, request, connection, "publish"))
 
     def _connection(self, request: HttpRequest, pk: int) -> KafkaConnection:
         connection: KafkaConnection | None = self.get_object(request, str(pk))

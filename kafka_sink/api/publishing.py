@@ -10,15 +10,20 @@ from pydantic import BeforeValidator, Field, model_validator
 from kafka_sink.api.access import needs
 from kafka_sink.api.connections import DEFAULT, Configuration, settings_of
 from kafka_sink.api.errors import PROBLEMS, ApiProblem
-from kafka_sink.api.exact import encoded
 from kafka_sink.config import BATCH_MESSAGES
+from kafka_sink.exact_json import encoded
 from kafka_sink.messages import Message
 from kafka_sink.probe import probe
-from kafka_sink.publishing import Published, publish
+from kafka_sink.publishing import (
+    BATCH_BYTES,
+    MESSAGE_BYTES,
+    MOST_MESSAGES,
+    TOPIC_PATTERN,
+    Published,
+    publish,
+    size,
+)
 
-MESSAGE_BYTES = 1_000_000
-BATCH_BYTES = 10_000_000
-MOST_MESSAGES = 10_000
 LEAST_BATCH, MOST_BATCH = BATCH_MESSAGES
 
 router = Router()
@@ -31,7 +36,7 @@ def _json_value(value: Any) -> Any:
     return value
 
 
-Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$", examples=["shipments.events"])]
+Topic = Annotated[str, Field(pattern=TOPIC_PATTERN, examples=["shipments.events"])]
 Key = Annotated[str | None, Field(examples=["ABC123456"])]
 Value = Annotated[
     Any,
@@ -51,8 +56,8 @@ class MessageIn(Schema):
         """Raises `ApiProblem` 413 when it is over the limit."""
         key = self.key.encode() if self.key is not None else None
         message = Message(key, encoded(self.value))
-        if (size := _size(message)) > MESSAGE_BYTES:
-            raise _too_large(f"A message has {size} bytes; the most is {MESSAGE_BYTES}.")
+        if (total := size(message)) > MESSAGE_BYTES:
+            raise _too_large(f"A message has {total} bytes; the most is {MESSAGE_BYTES}.")
         return message
 
 
@@ -81,8 +86,8 @@ class BatchIn(Schema):
         if len(self.messages) > MOST_MESSAGES:
             raise _too_large(f"{len(self.messages)} messages in one call; the most is 10000.")
         messages = [each.message() for each in self.messages]
-        if (size := sum(map(_size, messages))) > BATCH_BYTES:
-            raise _too_large(f"The messages have {size} bytes; the most is {BATCH_BYTES}.")
+        if (total := sum(map(size, messages))) > BATCH_BYTES:
+            raise _too_large(f"The messages have {total} bytes; the most is {BATCH_BYTES}.")
         return messages
 
 
@@ -205,7 +210,3 @@ def _too_large(error: str) -> ApiProblem:
     return ApiProblem(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error, "Send less in one call, or smaller messages."
     )
-
-
-def _size(message: Message) -> int:
-    return len(message.key or b"") + len(message.value)

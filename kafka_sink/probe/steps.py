@@ -171,7 +171,8 @@ class _Probe:
             "topics": sum(not name.startswith("__") for name in metadata.topics),
             "latency_ms": round((monotonic() - started) * 1000, 1),
         }
-        return f"{self.found['brokers']} brokers, {self.found['topics']} topics to see."
+        brokers, topics = (_counted(self.found[name], name) for name in ("brokers", "topics"))
+        return f"{brokers}, {topics} to see."
 
     def _login_trouble(self, looker: Looker) -> StepFailed:
         words = looker.words(looker.trouble)
@@ -256,6 +257,10 @@ def _tls_trouble(error: Exception, host: str) -> str:
             return f"No encrypted connection with {host}: {words}. Check certificates and key."
         case _:
             return f"No encrypted connection with {host}: {_plain(error)}. Check that it uses TLS."
+
+
+def _counted(count: int | float, plural: str) -> str:
+    return f"{count} {plural.removesuffix('s') if count == 1 else plural}"
 
 
 def _plain(error: Exception) -> str:

@@ -60,6 +60,7 @@ def test_the_values_of_a_new_connection_are_tested_without_saving_them(
     assert steps(response) == ["resolve", "connect", "TLS", "authenticate", "metadata"]
     content = response.content.decode()
     assert "The connection works: 1 broker" in content
+    assert "1 broker, 1 topic to see." in content
     assert 'value="unsaved"' in content
     assert 'action="/admin/kafka_sink/kafkaconnection/add/"' in content
     assert not KafkaConnection.objects.exists()
@@ -197,6 +198,7 @@ def test_the_pages_have_no_script_or_style_of_their_own(admin_client, connection
     pages = (
         admin_client.get(page("topics", connection.pk)),
         admin_client.get(page("topic", connection.pk, TOPIC)),
+        admin_client.get(page("publish", connection.pk)),
         admin_client.post(page("test", connection.pk), form_data()),
     )
     for response in pages:
