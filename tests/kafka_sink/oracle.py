@@ -4,16 +4,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from time import monotonic, sleep
 from typing import Any
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from queryexport.rows import Column, Receipt, Row
 
 COLUMNS = (Column("seq"), Column("token"), Column("padding"))
+BATCH_ROWS = 1000
 READ_LIMIT_SEC = 15
+SETTLED_SEC = 0.5
 READ_MESSAGES = 10_000
+ISOLATIONS = ("read_committed", "read_uncommitted")
 
 
 class NumberedRows:
@@ -22,7 +26,9 @@ class NumberedRows:
     `pulled` is how many of them were asked for so far.
     """
 
-    def __init__(self, run: str, count: int, *, padding: int = 0, batch_rows: int = 1000) -> None:
+    def __init__(
+        self, run: str, count: int, *, padding: int = 0, batch_rows: int = BATCH_ROWS
+    ) -> None:
         self.count = count
         self.pulled = 0
         self._run = run
@@ -75,8 +81,8 @@ def held(client: Mapping[str, Any], topic: str, rows: NumberedRows) -> Held:
     """Read the topic from its beginning to its end, and count."""
     copies: Counter[int] = Counter()
     unexpected = 0
-    for value in _values(client, topic):
-        row = orjson.loads(value)
+    for message in messages(client, topic):
+        row = orjson.loads(message.value() or b"")
         if rows.owns(row):
             copies[row["seq"]] += 1
         else:
@@ -84,17 +90,48 @@ def held(client: Mapping[str, Any], topic: str, rows: NumberedRows) -> Held:
     return Held(copies, unexpected)
 
 
-def _values(client: Mapping[str, Any], topic: str) -> Iterator[bytes]:
-    options = {"group.id": "oracle", "enable.partition.eof": True, "log_level": 0}
-    with closing(Consumer({**client, **options})) as consumer:
-        partitions = consumer.list_topics(timeout=READ_LIMIT_SEC).topics[topic].partitions
+def messages(
+    client: Mapping[str, Any], topic: str, *, isolation: str = "read_committed"
+) -> Iterator[Message]:
+    """Every message that a reader of that isolation level sees, to the end of the topic."""
+    with closing(_reader(client, isolation)) as consumer:
+        partitions = _partitions(consumer, topic)
         consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-        open_partitions = len(partitions)
-        while open_partitions:
-            messages = consumer.consume(READ_MESSAGES, timeout=1)
-            for message in messages:
+        ended: set[int | None] = set()
+        while len(ended) < len(partitions):
+            for message in consumer.consume(READ_MESSAGES, timeout=1):
                 if (error := message.error()) is None:
-                    yield message.value() or b""
+                    yield message
                 else:
                     assert error.code() == KafkaError._PARTITION_EOF, error
-                    open_partitions -= 1
+                    ended.add(message.partition())
+
+
+def stored(client: Mapping[str, Any], topic: str) -> int:
+    """How many offsets the topic's partitions have given out, committed or not."""
+    return sum(_ends(client, topic, "read_uncommitted"))
+
+
+def wait_until_settled(client: Mapping[str, Any], topic: str) -> None:
+    """Return when no end moves any more: a broker that comes back first has to find its own."""
+    deadline, before = monotonic() + READ_LIMIT_SEC, None
+    while before != (now := [_ends(client, topic, isolation) for isolation in ISOLATIONS]):
+        assert monotonic() < deadline, f"the topic still changes: {now}"
+        before = now
+        sleep(SETTLED_SEC)
+
+
+def _ends(client: Mapping[str, Any], topic: str, isolation: str) -> list[int]:
+    """The end of each partition; for `read_committed` it is before the first open transaction."""
+    with closing(_reader(client, isolation)) as consumer:
+        places = [TopicPartition(topic, number) for number in _partitions(consumer, topic)]
+        return [consumer.get_watermark_offsets(place, READ_LIMIT_SEC)[1] for place in places]
+
+
+def _reader(client: Mapping[str, Any], isolation: str) -> Consumer:
+    options = {"group.id": "oracle", "enable.partition.eof": True, "log_level": 0}
+    return Consumer({**client, **options, "isolation.level": isolation})
+
+
+def _partitions(consumer: Consumer, topic: str) -> list[int]:
+    return list(consumer.list_topics(timeout=READ_LIMIT_SEC).topics[topic].partitions)
