@@ -22,6 +22,9 @@ CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 # What an installation writes, unless told otherwise.
 DATA_DIR = BASE_DIR / env.str("DATA_DIR", default="var")
 EXPORT_ROOT = BASE_DIR / env.str("EXPORT_ROOT", default=str(DATA_DIR / "exports"))
+# Rows that Kafka did not take: the first of each run in the database, the others in files.
+UNDELIVERED_IN_DATABASE = env.int("UNDELIVERED_IN_DATABASE", default=1000)
+UNDELIVERED_ROOT = BASE_DIR / env.str("UNDELIVERED_ROOT", default=str(DATA_DIR / "undelivered"))
 
 INSTALLED_APPS = [
     "django_celery_beat",  # Before scheduling, which takes its tables out of the admin.

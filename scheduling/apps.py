@@ -9,5 +9,6 @@ class SchedulingConfig(AppConfig):
 
     def ready(self) -> None:
         from scheduling import beat
+        from scheduling import checks as checks  # Its import registers them.
 
         beat.keep_in_step()

@@ -7,6 +7,7 @@ from typing import assert_never
 from kafka_sink import deliveries
 from kafka_sink.messages import Envelope, MessageOptions, NullKey
 from kafka_sink.models import KafkaConnection
+from kafka_sink.reports import Keep
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import ConfigurationError
 from queryexport.filenames import fill
@@ -21,8 +22,12 @@ from scheduling.models import (
 from scheduling.rules import HEADER_PREFIX
 
 
-def sink_for(item: SchedulingItem, run: SchedulingHistoryItem) -> Sink:
-    """The sink of one run; raises `ConfigurationError` when the item cannot work as it is."""
+def sink_for(item: SchedulingItem, run: SchedulingHistoryItem, *, keep: Keep | None = None) -> Sink:
+    """The sink of one run; raises `ConfigurationError` when the item cannot work as it is.
+
+    Kafka rows that are not delivered go to `keep`, unless the run is all or nothing: a part of it
+    must not be sent alone.
+    """
     mode = SharingMode(item.sharing_mode)
     slot = run.scheduled_for
     match mode:
@@ -32,7 +37,7 @@ def sink_for(item: SchedulingItem, run: SchedulingHistoryItem) -> Sink:
         case SharingMode.EMAIL:
             return _email(item, slot)
         case SharingMode.KAFKA:
-            return _kafka(item, run)
+            return _kafka(item, run, keep)
         case _:
             assert_never(mode)
 
@@ -50,13 +55,36 @@ def _email(item: SchedulingItem, slot: datetime) -> EmailSink:
     )
 
 
-def _kafka(item: SchedulingItem, run: SchedulingHistoryItem) -> KafkaSink:
+def messages_sink(item: SchedulingItem, run: SchedulingHistoryItem, *, topic: str) -> KafkaSink:
+    """For rows that are messages already, sent as they are to any topic of the item's cluster.
+
+    Each goes in a request of its own: where a batch is too large, all of its rows are refused.
+    """
+    return KafkaSink(
+        _connection(item).settings(),
+        topic=topic,
+        key_field="",
+        batch_size=1,
+        envelope=None,
+        zone=item.timezone,
+        resend_unknown=item.kafka_allow_duplicates,
+        record=partial(deliveries.record, source="run", export_id=run.export_id),
+        ready=True,
+    )
+
+
+def _connection(item: SchedulingItem) -> KafkaConnection:
     connection = KafkaConnection.objects.filter(name=item.kafka_connection).first()
     if connection is None:
         raise ConfigurationError(
             f"The item names the Kafka connection “{item.kafka_connection}”, which does not exist. "
             "Create it, or choose another one in the item."
         )
+    return connection
+
+
+def _kafka(item: SchedulingItem, run: SchedulingHistoryItem, keep: Keep | None) -> KafkaSink:
+    connection = _connection(item)
     assert run.started_at
     envelope = Envelope(
         source_query=run.query,
@@ -79,6 +107,7 @@ def _kafka(item: SchedulingItem, run: SchedulingHistoryItem) -> KafkaSink:
         ),
         resend_unknown=item.kafka_allow_duplicates,
         transactional_id=_transactional_id(item),
+        keep=None if _transactional_id(item) else keep,
         record=partial(deliveries.record, source="run", export_id=run.export_id),
     )
 

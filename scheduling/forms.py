@@ -47,3 +47,13 @@ class SchedulingItemForm(forms.ModelForm):
         if data.get("sharing_mode") == "kafka" and not names.exists():
             self.add_error("kafka_connection", "Choose a Kafka connection that exists.")
         return data
+
+
+class ReplayForm(forms.Form):
+    """What a person decides when undelivered rows are sent again."""
+
+    include_unknown = forms.BooleanField(
+        required=False,
+        label="Also those of which nothing is known (may arrive twice)",
+        help_text="They may be in the topic already, because their answer never came.",
+    )

@@ -1,5 +1,6 @@
 """What has to work in a scheduling item, each rule with the field that shows when it doesn't."""
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 DAYS = range(7)
 HEADER_PREFIX = "query_export."
+# Kafka's own rule: org.apache.kafka.common.internals.Topic, LEGAL_CHARS.
+TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 Rule = tuple[str, Callable[[], object]]
 
@@ -27,6 +30,7 @@ def rules(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
         ("email_to", partial(check_addresses, item.to)),
         ("email_cc", partial(check_addresses, item.cc)),
         ("kafka_headers", partial(check_headers, item.kafka_headers)),
+        ("kafka_dead_letter_topic", partial(check_topic, item.kafka_dead_letter_topic)),
     ]
     if item.scheduling_mode == "classic":
         found.append(("days_of_week", partial(check_days, item.days_of_week)))
@@ -83,6 +87,14 @@ def check_headers(headers: Any) -> None:
             raise ValidationError(
                 f"Headers that begin with {HEADER_PREFIX} are added by themselves."
             )
+
+
+def check_topic(name: str) -> None:
+    """Nothing is a topic, too: none."""
+    if name and (name in {".", ".."} or not TOPIC_NAME.fullmatch(name)):
+        raise ValidationError(
+            f"“{name}” is no topic name. It has letters, digits, dots, hyphens and underscores."
+        )
 
 
 def check_days(days: Any) -> None:

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from celery import current_app
 from django.contrib.auth.models import AnonymousUser, User
@@ -14,11 +13,9 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from kafka_sink.messages import export_id
-from queryexport.errors import ConfigurationError, DeliveryError, ExportError, RunSuperseded
+from queryexport.errors import ConfigurationError, ExportError, RunSuperseded
 from queryexport.rows import Receipt
-from queryexport.source import open_query
-from scheduling.destinations import sink_for
+from scheduling.execution import Execution
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
 from scheduling.progress import RunProgress
 
@@ -90,7 +87,7 @@ def run_now(
     run = queue(item, timezone.now(), trigger=trigger, user=person)
     if run is None:
         raise ConfigurationError(f"“{item}” was asked to run twice in one instant. Try again.")
-    transaction.on_commit(lambda: _dispatch(run))
+    transaction.on_commit(lambda: dispatch(run))
     return run
 
 
@@ -105,20 +102,21 @@ def execute(
     run = SchedulingHistoryItem.objects.select_related("item__query", "item__connection").get(pk=pk)
     if not run.claim(f"{socket.gethostname()}:{os.getpid()}"):
         return None
-    progress = RunProgress(run, watch=watch)
+    work = Execution(run, watch=watch)
     try:
-        receipt = _export(run, progress)
+        receipt = work.export()
     except RunSuperseded as error:
         log.warning("%s", error)
+        work.abandon()
     except ExportError as error:
         log.warning("Run %s failed: %s", run.pk, error)
-        _finish(run, progress, Status.FAIL, error=error.message, receipt=error.receipt)
+        work.break_off(error.message, receipt=error.receipt)
     except BaseException as error:
-        _finish(run, progress, Status.FAIL, error=_unexpected(error))
+        work.break_off(_unexpected(error))
         raise
     else:
         status, reason = outcome(receipt, least_percent=_least_percent(run))
-        _finish(run, progress, status, error=reason, receipt=receipt)
+        work.finish(status, error=reason, receipt=receipt)
     return run
 
 
@@ -146,59 +144,6 @@ def _least_percent(run: SchedulingHistoryItem) -> Decimal:
     return run.item.kafka_least_percent if run.item else Decimal(100)
 
 
-def _export(run: SchedulingHistoryItem, progress: RunProgress) -> Receipt:
-    item = run.item
-    if item is None:
-        raise ConfigurationError("The item was deleted before this run started.")
-    parameters = item.bound_parameters(run.scheduled_for)
-    assert run.claim_token
-    assert run.started_at
-    run.record(
-        sql=item.query.sql,
-        parameters=parameters,
-        export_id=export_id(run.query, run.started_at, run.claim_token.hex[:12]),
-    )
-    sink = sink_for(item, run)
-    with open_query(item.connection.settings(), item.query.sql, parameters) as result:
-        receipt = sink.deliver(result.counted(progress.read), progress)
-    if receipt.handed != progress.rows_read:
-        raise DeliveryError(
-            f"The query gave {progress.rows_read} rows but the destination accounts for "
-            f"{receipt.handed} at {receipt.place}. Do not trust this export; run it again."
-        )
-    return receipt
-
-
-def _finish(
-    run: SchedulingHistoryItem,
-    progress: RunProgress,
-    status: SchedulingHistoryItem.Status,
-    *,
-    error: str,
-    receipt: Receipt | None = None,
-) -> None:
-    """Ends the row; what has been read and confirmed is kept even when the run broke."""
-    delivered = receipt.rows if receipt else progress.rows_delivered
-    values: dict[str, Any] = {
-        "row_count": progress.rows_read,
-        "rows_delivered": delivered,
-        "phases": {"first_row_sec": progress.first_row_sec},
-    }
-    if receipt:
-        values |= {"place": receipt.place, "size_bytes": receipt.size_bytes}
-        values |= {"rows_skipped": receipt.skipped, "conversions": dict(receipt.conversions)}
-        values["phases"]["delivery_sec"] = receipt.duration_sec
-    if run.export_mode == SharingMode.KAFKA:
-        values["kafka_messages_sent"] = delivered
-        skipped = receipt.skipped if receipt else 0
-        values["kafka_messages_failed"] = progress.rows_read - delivered - skipped
-        values["kafka_duration_sec"] = receipt.duration_sec if receipt else None
-    try:
-        run.finish(status, error=error, **values)
-    except RunSuperseded as superseded:
-        log.warning("%s", superseded)
-
-
 def _unexpected(error: BaseException) -> str:
     name = type(error).__name__
     if isinstance(error, Exception):
@@ -209,7 +154,8 @@ def _unexpected(error: BaseException) -> str:
     return f"The worker was stopped during the run ({name}). Run the item again."
 
 
-def _dispatch(run: SchedulingHistoryItem) -> None:
+def dispatch(run: SchedulingHistoryItem) -> None:
+    """Hands a queued run to the workers; when that cannot be done, the row says so and failed."""
     try:
         current_app.send_task(EXECUTE_TASK, [run.pk])
     except (OperationalError, OSError) as error:

@@ -7,6 +7,7 @@ from scheduling.models.item import (
     SchedulingItem,
     SharingMode,
 )
+from scheduling.models.undelivered import UndeliveredFile, UndeliveredMessage
 
 __all__ = [
     "WEEKDAYS",
@@ -14,4 +15,6 @@ __all__ = [
     "SchedulingHistoryItem",
     "SchedulingItem",
     "SharingMode",
+    "UndeliveredFile",
+    "UndeliveredMessage",
 ]

@@ -34,6 +34,7 @@ class SchedulingHistoryItem(models.Model):
         SCHEDULE = "schedule", "Schedule"
         MANUAL = "manual", "Run now"
         COMMAND = "command", "Command"
+        REPLAY = "replay", "Sent again"
 
     item = models.ForeignKey(
         SchedulingItem,
@@ -87,7 +88,7 @@ class SchedulingHistoryItem(models.Model):
         default=dict, help_text="Seconds spent until the first row, and in delivery."
     )
     row_count = models.PositiveBigIntegerField(
-        "rows", default=0, help_text="Rows that the query gave."
+        "rows", default=0, help_text="Rows that the query gave, or that were to be sent again."
     )
     rows_delivered = models.PositiveBigIntegerField(
         "delivered", default=0, help_text="Rows that the destination confirmed."
@@ -118,6 +119,30 @@ class SchedulingHistoryItem(models.Model):
         "Kafka duration (s)", null=True, help_text="Seconds from the first send to the last answer."
     )
 
+    replay_of = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="replays",
+        help_text="The run whose undelivered rows this one sends again, for example run 120.",
+    )
+    broke_off = models.BooleanField(
+        default=False,
+        help_text="Yes: it stopped on its way to Kafka, for example because the database went "
+        "away, and rows that it had not read yet are kept nowhere.",
+    )
+    undelivered_kept = models.PositiveBigIntegerField(
+        default=0, help_text="Undelivered rows that it kept to be sent again, for example 12."
+    )
+    taken_settled = models.BooleanField(
+        default=False,
+        help_text="For a run that sends rows again. Yes: each of them was delivered, or is kept "
+        "under this run. No, although it ended: nothing is known of them.",
+    )
+    dead_letters = models.PositiveBigIntegerField(
+        default=0, help_text="Rows that the dead-letter topic took a copy of, for example 12."
+    )
+
     worker = models.CharField(max_length=200, blank=True, help_text="Host and process.")
     heartbeat_at = models.DateTimeField(null=True, help_text="Last sign of life of the worker.")
     claim_token = models.UUIDField(
@@ -128,6 +153,7 @@ class SchedulingHistoryItem(models.Model):
         verbose_name = "history row"
         verbose_name_plural = "history"
         ordering = ["-timestamp", "-pk"]
+        permissions = [("replay_schedulinghistoryitem", "Can send undelivered rows again")]
         indexes = [
             models.Index(fields=["-timestamp", "-id"], name="history_newest"),
             models.Index(fields=["status", "-timestamp"], name="history_by_status"),
@@ -164,10 +190,22 @@ class SchedulingHistoryItem(models.Model):
                 condition=Q(rows_delivered__lte=F("row_count")),
                 name="history_delivered_at_most_read",
             ),
+            models.CheckConstraint(
+                condition=Q(dead_letters__lte=F("undelivered_kept")),
+                name="history_dead_letters_at_most_kept",
+            ),
+            models.CheckConstraint(
+                condition=Q(replay_of__isnull=True) | Q(trigger="replay"),
+                name="history_only_a_replay_has_an_origin",
+            ),
         ]  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.item_name}, {self.scheduled_for:%Y-%m-%d %H:%M:%S %Z}"
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in self.UNFINISHED
 
     def claim(self, worker: str) -> bool:
         """Takes a queued run for this process; False when another has it or it was ended.

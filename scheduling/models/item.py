@@ -233,6 +233,12 @@ class SchedulingItem(models.Model):
         default=False,
         help_text="On: messages whose fate is unknown are sent again, perhaps a second time.",
     )
+    kafka_dead_letter_topic = models.CharField(
+        max_length=249,
+        blank=True,
+        help_text="An existing topic that gets a copy of each message that was not delivered, with "
+        "the reason in its headers, for example shipments.traces.dead. Empty: none.",
+    )
     kafka_batch_size = models.PositiveIntegerField(
         default=100,
         validators=[MinValueValidator(1), MaxValueValidator(10_000)],

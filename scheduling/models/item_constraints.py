@@ -1,7 +1,7 @@
 """What the database itself refuses of a scheduling item, with the words that the form shows."""
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 CONSTRAINTS: list[models.BaseConstraint] = [
     models.CheckConstraint(
@@ -69,5 +69,16 @@ CONSTRAINTS: list[models.BaseConstraint] = [
         condition=Q(kafka_batch_size__range=(1, 10_000)),
         name="item_kafka_batch_size_range",
         violation_error_message="The Kafka batch size is between 1 and 10000.",
+    ),
+    models.CheckConstraint(
+        condition=Q(kafka_dead_letter_topic="") | ~Q(kafka_dead_letter_topic=F("kafka_topic")),
+        name="item_kafka_dead_letters_go_elsewhere",
+        violation_error_message="Choose a dead-letter topic other than the topic itself.",
+    ),
+    models.CheckConstraint(
+        condition=Q(kafka_dead_letter_topic="") | ~Q(kafka_guarantee="transaction"),
+        name="item_kafka_transaction_has_no_dead_letters",
+        violation_error_message="All or nothing has no dead letters: one refused row takes the "
+        "whole run back. Leave the dead-letter topic empty, or choose at least once.",
     ),
 ]

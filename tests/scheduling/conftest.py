@@ -1,15 +1,27 @@
 """A small tracking database, and items over it."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from pytest_django import Settings
 
+from kafka_sink.broker import EmbeddedBroker
 from queryexport.models import Query
 from scheduling.models import SchedulingItem
-from tests.factories import MakeItem, make_connection, make_database, make_query
+from tests.factories import (
+    MakeItem,
+    make_connection,
+    make_database,
+    make_kafka_connection,
+    make_query,
+)
 
 ROWS = 5
+LogIn = Callable[..., Client]
 
 
 @pytest.fixture
@@ -24,7 +36,14 @@ def tracking(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_item(db: None, tracking: Path, export_root: Path) -> MakeItem:
+def undelivered_root(tmp_path: Path, settings: Settings) -> Path:
+    """An empty folder of this test's own for undelivered rows."""
+    settings.UNDELIVERED_ROOT = tmp_path / "undelivered"
+    return settings.UNDELIVERED_ROOT
+
+
+@pytest.fixture
+def make_item(db: None, tracking: Path, export_root: Path, undelivered_root: Path) -> MakeItem:
     """Creates an item that runs daily at 08:00 UTC; the keywords are its fields, and `sql`."""
 
     def make(*, sql: str = "SELECT id, day, note FROM events", **values: Any) -> SchedulingItem:
@@ -43,3 +62,25 @@ def make_item(db: None, tracking: Path, export_root: Path) -> MakeItem:
         return SchedulingItem.objects.create(**(defaults | values))
 
     return make
+
+
+@pytest.fixture
+def log_in(db: None) -> LogIn:
+    """A browser of somebody with these permissions, named by their codes, and no others."""
+
+    def log_in(*permissions: str) -> Client:
+        user = User.objects.create_user("staff", is_staff=True)
+        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return log_in
+
+
+@pytest.fixture
+def broker(db: None) -> Iterator[EmbeddedBroker]:
+    """A broker with the topics `events` and `dead`, and the Kafka connection that leads to it."""
+    with EmbeddedBroker({"events": 1, "dead": 1}) as broker:
+        make_kafka_connection(broker.bootstrap_servers)
+        yield broker

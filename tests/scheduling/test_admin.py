@@ -1,11 +1,9 @@
 """The admin of items and history: who may do what, and what the pages say."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -15,22 +13,10 @@ from pytest_django import DjangoAssertNumQueries
 from scheduling import runs
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 from tests.factories import MakeItem, make_kafka_connection
+from tests.scheduling.conftest import LogIn
 
 HISTORY = "admin:scheduling_schedulinghistoryitem"
 ITEM = "admin:scheduling_schedulingitem"
-LogIn = Callable[..., Client]
-
-
-@pytest.fixture
-def log_in(db: None) -> LogIn:
-    def log_in(*permissions: str) -> Client:
-        user = User.objects.create_user("staff", is_staff=True)
-        user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-        client = Client()
-        client.force_login(user)
-        return client
-
-    return log_in
 
 
 def finished_run(item: SchedulingItem) -> SchedulingHistoryItem:
@@ -235,6 +221,17 @@ def test_a_file_that_was_replaced_or_deleted_is_not_offered(
     assert admin_client.get(reverse(f"{HISTORY}_file", args=[run.pk])).status_code == 404
     page = admin_client.get(reverse(f"{HISTORY}_changelist")).content.decode()
     assert reverse(f"{HISTORY}_file", args=[run.pk]) not in page
+
+
+def test_sending_rows_again_is_not_the_items_last_run(
+    make_item: MakeItem, admin_client: Client
+) -> None:
+    item = make_item()
+    finished_run(item)
+    again = runs.queue(item, timezone.now(), trigger=runs.Trigger.REPLAY)
+    page = admin_client.get(reverse(f"{ITEM}_changelist")).content.decode()
+    assert again and reverse(f"{HISTORY}_change", args=[again.pk]) not in page
+    assert "Success" in page
 
 
 def test_beats_own_tables_cannot_be_edited(admin_client: Client) -> None:

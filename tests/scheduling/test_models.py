@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from queryexport.errors import RunSuperseded
@@ -52,6 +53,11 @@ def make_run(item: SchedulingItem, **values: Any) -> SchedulingHistoryItem:
         ({"kafka_least_percent": -1}, "greater than or equal to 0"),
         (KAFKA | {"kafka_batch_size": 0}, "greater than or equal to 1"),
         (KAFKA | {"kafka_batch_size": 10_001}, "less than or equal to 10000"),
+        (KAFKA | {"kafka_dead_letter_topic": "t"}, "other than the topic itself"),
+        (
+            KAFKA | {"kafka_dead_letter_topic": "dead", "kafka_guarantee": "transaction"},
+            "All or nothing has no dead letters",
+        ),
     ],
 )
 def test_the_form_explains_what_the_database_refuses(
@@ -83,6 +89,8 @@ def test_the_form_explains_what_the_database_refuses(
         ("kafka_headers", ["x"], "Enter an object"),
         ("kafka_headers", {"source": 1}, "The header source must be text"),
         ("kafka_headers", {"query_export.run": "1"}, "are added by themselves"),
+        ("kafka_dead_letter_topic", "dead letters", "is no topic name"),
+        ("kafka_dead_letter_topic", "..", "is no topic name"),
     ],
 )
 def test_what_could_not_run_is_refused_at_the_field(
@@ -198,6 +206,8 @@ def test_a_run_that_was_taken_over_cannot_be_written_to(make_item: MakeItem) -> 
         {"row_count": 1, "rows_delivered": 2},
         {"status": "done"},
         {"export_mode": "fax"},
+        {"dead_letters": 1},
+        {"trigger": "manual", "replay_of": F("pk")},
     ],
 )
 def test_the_database_refuses_an_untrue_outcome(

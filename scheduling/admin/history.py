@@ -1,0 +1,218 @@
+"""The admin pages of the history: what became of each run, and sending its rows again."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.text import Truncator
+from django.views.decorators.http import require_http_methods
+
+from queryexport.errors import ExportError
+from scheduling import replays
+from scheduling.admin.links import run_link, status_badge
+from scheduling.admin.undelivered_section import undelivered_section
+from scheduling.forms import ReplayForm
+from scheduling.models import SchedulingHistoryItem, SharingMode
+from scheduling.replays import Waiting
+
+LONGEST_ERROR_IN_LIST = 160
+TEMPLATES = "admin/scheduling/schedulinghistoryitem"
+PAGE = "admin:scheduling_schedulinghistoryitem"
+
+
+@admin.register(SchedulingHistoryItem)
+class SchedulingHistoryItemAdmin(admin.ModelAdmin):
+    """Read-only: what happened cannot be edited, added or deleted here."""
+
+    change_form_template = f"{TEMPLATES}/change_form.html"
+    list_display = (
+        "timestamp", "item_name", "status_shown", "export_mode", "rows", "duration", "result",
+    )  # fmt: skip
+    list_filter = ("export_mode", "status", ("timestamp", admin.DateFieldListFilter), "item")
+    list_display_links = ("timestamp", "item_name")
+    search_fields = ("item_name", "query", "kafka_topic", "export_id", "error")
+    date_hierarchy = "timestamp"
+    show_full_result_count = False
+    list_per_page = 50
+    fieldsets = (
+        (
+            "Outcome",
+            {
+                "fields": (
+                    "status_shown", "error", "output", "row_count", "rows_delivered",
+                    "rows_skipped", "conversions", "size_bytes",
+                )
+            },
+        ),
+        (
+            "Run",
+            {
+                "fields": (
+                    "item", "query", "connection", "export_mode", "scheduled_for", "attempt",
+                    "trigger", "replayed_run", "user", "start_date", "export_id",
+                )
+            },
+        ),
+        (
+            "Kafka",
+            {
+                "fields": (
+                    "kafka_topic", "kafka_messages_sent", "kafka_messages_failed",
+                    "kafka_duration_sec", "undelivered_kept", "dead_letters",
+                )
+            },
+        ),
+        (
+            "Times",
+            {
+                "fields": (
+                    "timestamp", "started_at", "finished_at", "heartbeat_at", "duration_sec",
+                    "phases", "worker",
+                )
+            },
+        ),
+        ("As run", {"fields": ("sql_shown", "parameters")}),
+    )  # fmt: skip
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        return super().changelist_view(request, {"title": "History", **(extra_context or {})})
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingHistoryItem]:
+        return super().get_queryset(request).select_related("item", "user")
+
+    @admin.display(description="status", ordering="status")
+    def status_shown(self, run: SchedulingHistoryItem) -> str:
+        return status_badge(run.status)
+
+    @admin.display(description="rows", ordering="row_count")
+    def rows(self, run: SchedulingHistoryItem) -> str:
+        if run.rows_delivered == run.row_count:
+            return format_html('<span class="number">{}</span>', f"{run.row_count:,}")
+        return format_html(
+            '<span class="number">{} of {}</span>', f"{run.rows_delivered:,}", f"{run.row_count:,}"
+        )
+
+    @admin.display(description="duration", ordering="duration_sec")
+    def duration(self, run: SchedulingHistoryItem) -> str:
+        if run.duration_sec is None:
+            return "—"
+        return format_html('<span class="number">{} s</span>', f"{run.duration_sec:,.1f}")
+
+    @admin.display(description="output")
+    def output(self, run: SchedulingHistoryItem) -> str:
+        if output_file(run):
+            url = reverse("admin:scheduling_schedulinghistoryitem_file", args=[run.pk])
+            return format_html('<a href="{}">{}</a>', url, Path(run.place).name)
+        return run.place or "—"
+
+    @admin.display(description="result")
+    def result(self, run: SchedulingHistoryItem) -> str:
+        """Where the rows are, or why they are not there."""
+        return Truncator(run.error).chars(LONGEST_ERROR_IN_LIST) if run.error else self.output(run)
+
+    @admin.display(description="replay of")
+    def replayed_run(self, run: SchedulingHistoryItem) -> str:
+        return run_link(run.replay_of_id)
+
+    @admin.display(description="SQL")
+    def sql_shown(self, run: SchedulingHistoryItem) -> str:
+        return format_html('<pre class="sql">{}</pre>', run.sql or "—")
+
+    def get_urls(self) -> list[URLPattern]:
+        wrap, name = self.admin_site.admin_view, "scheduling_schedulinghistoryitem"
+        return [
+            path("<path:object_id>/file/", wrap(self.file), name=f"{name}_file"),
+            path("<path:object_id>/replay/", wrap(self.replay), name=f"{name}_replay"),
+            *super().get_urls(),
+        ]
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("scheduling.replay_schedulinghistoryitem")
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: SchedulingHistoryItem | None = None,
+    ) -> HttpResponse:
+        if obj:
+            context |= undelivered_section(obj)
+            context["can_replay"] = (
+                self.has_replay_permission(request) and context.get("waiting", Waiting()).rows
+            )
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    @method_decorator(require_http_methods(["GET", "POST"]))
+    def replay(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Says what sending the run's undelivered rows again would do; a POST does it."""
+        run = get_object_or_404(self.get_queryset(request), pk=object_id)
+        if not (self.has_view_permission(request, run) and self.has_replay_permission(request)):
+            raise PermissionDenied
+        form = ReplayForm(request.POST if request.method == "POST" else None)
+        if request.method == "POST" and form.is_valid():
+            return self._replayed(
+                request, run, include_unknown=form.cleaned_data["include_unknown"]
+            )
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Send undelivered rows of run {run.pk} again",
+            "opts": self.opts,
+            "run": run,
+            "waiting": replays.waiting(run),
+            "form": form,
+        }
+        return TemplateResponse(request, f"{TEMPLATES}/replay.html", context)
+
+    def _replayed(
+        self, request: HttpRequest, run: SchedulingHistoryItem, *, include_unknown: bool
+    ) -> HttpResponse:
+        try:
+            again = replays.replay(run, user=request.user, include_unknown=include_unknown)
+        except ExportError as error:
+            self.message_user(request, error.message, messages.ERROR)
+            return redirect(f"{PAGE}_change", run.pk)
+        self.message_user(request, f"{again.row_count} rows are queued.", messages.SUCCESS)
+        return redirect(f"{PAGE}_change", again.pk)
+
+    def file(self, request: HttpRequest, object_id: str) -> FileResponse:
+        """The file that a run wrote, for those who may see the run and its item."""
+        run = get_object_or_404(self.get_queryset(request), pk=object_id)
+        may_see_item = request.user.has_perm("scheduling.view_schedulingitem")
+        if not (self.has_view_permission(request, run) and may_see_item):
+            raise PermissionDenied
+        if not (place := output_file(run)):
+            raise Http404("The file is gone, or a later run has replaced it.")
+        return FileResponse(place.open("rb"), as_attachment=True, filename=place.name)
+
+
+def output_file(run: SchedulingHistoryItem) -> Path | None:
+    """The run's file, if it still stands under the export root as the run left it."""
+    if run.export_mode != SharingMode.FILESYSTEM or not run.place:
+        return None
+    place = Path(run.place).resolve()
+    inside = place.is_relative_to(Path(settings.EXPORT_ROOT).resolve())
+    same = inside and place.is_file() and place.stat().st_size == run.size_bytes
+    return place if same else None
