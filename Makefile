@@ -37,8 +37,8 @@ layers: $(DEVELOPMENT) ## Check the direction of imports
 migrations: $(DEVELOPMENT) .env ## Check that no migration is missing
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
-bench-kafka: $(DEVELOPMENT) .env ## Rows to Kafka: psql | kcat, a plain loop, and this product
-	$(BIN)/python -m benchmarks.kafka $(if $(ROWS),--rows $(ROWS))
+bench-kafka: $(DEVELOPMENT) .env ## Rows to Kafka: C tools, a plain loop, and this product
+	$(BIN)/python -m benchmarks.kafka $(if $(ROWS),--rows $(ROWS)) $(if $(DATABASE),--database $(DATABASE))
 
 services: ## Install PostgreSQL, MariaDB, Redis and Kafka for the tests (Debian, root)
 	bash tests/services/install.sh

@@ -1,30 +1,22 @@
 """Sends messages and counts what the brokers acknowledge. The only module that produces."""
 
-import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache, partial
-from time import monotonic, time
+from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self, cast
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
-from kafka_sink.config import (
-    FEATURES,
-    QUEUE_KBYTES,
-    QUEUE_MESSAGES,
-    KafkaSettings,
-    producer_config,
-)
+from kafka_sink.client import open_producer
+from kafka_sink.config import QUEUE_KBYTES, QUEUE_MESSAGES, KafkaSettings, producer_config
 from kafka_sink.errors import UnknownTopic
 from kafka_sink.messages import Batch, Headers, Message
 from kafka_sink.reports import Keep, Ledger, reason
-from queryexport.errors import ConfigurationError, DeliveryError
+from queryexport.errors import DeliveryError
 from queryexport.rows import Progress
-
-logger = logging.getLogger(__name__)
 
 REACH_LIMIT_SEC = 8.0
 OUTAGE_LIMIT_SEC = 30.0
@@ -84,11 +76,10 @@ class CountingProducer:
         self._trouble: KafkaError | None = None
         self._final: KafkaError | None = None
         self._pid = os.getpid()
-        self._producer = self._open(
-            producer_config(
-                settings, batch_messages=batch_messages, transactional_id=transactional_id
-            )
+        config = producer_config(
+            settings, batch_messages=batch_messages, transactional_id=transactional_id
         )
+        self._producer = open_producer(settings, config, on_error=self._on_error)
 
     def __enter__(self) -> Self:
         return self
@@ -153,18 +144,6 @@ class CountingProducer:
         self.ledger.write_off()
         if self._transactional:
             self._abort()
-
-    def _open(self, config: dict[str, Any]) -> Producer:
-        callbacks: dict[str, Any] = {"error_cb": self._on_error, "logger": logger}
-        if self._settings.uses_sasl and self._settings.sasl_mechanism == "OAUTHBEARER":
-            callbacks["oauth_cb"] = bearer_token(self._settings.password)
-        try:
-            return Producer({**config, **callbacks})
-        except KafkaException as error:
-            raise ConfigurationError(
-                f"The Kafka client refuses the connection {self._settings}: "
-                f"{self._settings.without_secrets(error.args[0].str())}. Correct the connection."
-            ) from error
 
     def _topics(self, deadline: float) -> set[str]:
         while True:
@@ -391,23 +370,3 @@ class CountingProducer:
 
     def _words(self, error: KafkaError) -> str:
         return self._settings.without_secrets(error.str()).rstrip(".")
-
-
-def bearer_token(token: str) -> Callable[[str], tuple[str, float]]:
-    """The client asks again when a token is used up; it is told that ours lasts another hour."""
-    return lambda _config: (token, time() + 3600)
-
-
-@lru_cache
-def client_features() -> frozenset[str]:
-    """The SASL features that the installed client library was built with."""
-    return frozenset(filter(_has_feature, set(FEATURES.values())))
-
-
-def _has_feature(feature: str) -> bool:
-    # The library offers no question, but refuses a feature that it lacks.
-    try:
-        Producer({"builtin.features": feature, "bootstrap.servers": "localhost", "log_level": 0})
-    except KafkaException:
-        return False
-    return True

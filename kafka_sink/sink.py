@@ -7,14 +7,9 @@ from datetime import UTC, datetime, tzinfo
 from time import monotonic
 from typing import Any, TypeAlias
 
+from kafka_sink.builder import MessageBuilder, MessageOptions, ReadyMessages
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import (
-    Envelope,
-    Message,
-    MessageBuilder,
-    MessageOptions,
-    ReadyMessages,
-)
+from kafka_sink.messages import Envelope, Message
 from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
 from kafka_sink.reports import Keep, Ledger
 from queryexport.errors import DeliveryError, ExportError, RunSuperseded

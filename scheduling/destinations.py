@@ -5,7 +5,8 @@ from functools import partial
 from typing import assert_never
 
 from kafka_sink import deliveries
-from kafka_sink.messages import Envelope, MessageOptions, NullKey
+from kafka_sink.builder import MessageOptions, NullKey
+from kafka_sink.messages import Envelope
 from kafka_sink.models import KafkaConnection
 from kafka_sink.reports import Keep
 from kafka_sink.sink import KafkaSink

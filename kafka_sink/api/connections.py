@@ -6,9 +6,9 @@ from ninja import Schema
 from pydantic import ConfigDict, Field, SecretStr
 
 from kafka_sink.api.errors import ApiProblem
+from kafka_sink.client import client_features
 from kafka_sink.config import REFERENCE, KafkaSettings, problems
 from kafka_sink.models import KafkaConnection
-from kafka_sink.producer import client_features
 
 DEFAULT = "default"
 

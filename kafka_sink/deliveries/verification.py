@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from kafka_sink.builder import METADATA
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import METADATA
 from kafka_sink.models import Delivery
 from kafka_sink.probe import TopicInfo, read_ranges, topic_info
 from kafka_sink.probe.reading import Ranges

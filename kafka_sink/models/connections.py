@@ -9,8 +9,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
+from kafka_sink.client import client_features
 from kafka_sink.config import COMPRESSIONS, MECHANISMS, PROTOCOLS, RANGES, KafkaSettings, problems
-from kafka_sink.producer import client_features
 from queryexport.encryption import EncryptedTextField, Secret
 from queryexport.errors import ConfigurationError
 

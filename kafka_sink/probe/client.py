@@ -9,8 +9,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._metadata import ClusterMetadata
 
+from kafka_sink.client import bearer_token
 from kafka_sink.config import KafkaSettings, client_config
-from kafka_sink.producer import bearer_token
 from queryexport.errors import ConfigurationError, DeliveryError
 
 TURN_SEC = 0.5

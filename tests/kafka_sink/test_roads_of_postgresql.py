@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kafka_sink.messages import Batch, Envelope, MessageBuilder, MessageOptions, NullKey
+from kafka_sink.builder import MessageBuilder, MessageOptions, NullKey
+from kafka_sink.messages import Batch, Envelope
 from queryexport.engines import ConnectionSettings
 from queryexport.errors import DeliveryError, QueryError
 from queryexport.rows import JsonShape

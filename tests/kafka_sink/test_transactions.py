@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from kafka_sink.builder import MessageOptions
 from kafka_sink.config import KafkaSettings
-from kafka_sink.messages import Batch, MessageOptions
+from kafka_sink.messages import Batch
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import DeliveryError, QueryError, RunSuperseded
 from tests.fakes import RecordedProgress, result_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kafka_sink.messages import MessageOptions, NullKey
+from kafka_sink.builder import MessageOptions, NullKey
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import ConfigurationError
 from queryexport.sinks import EmailSink, FileSink

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_sink.messages import Envelope, MessageBuilder, MessageOptions, NullKey, export_id
+from kafka_sink.builder import MessageBuilder, MessageOptions, NullKey
+from kafka_sink.messages import Envelope, export_id
 from queryexport.errors import ConfigurationError, DeliveryError
 from queryexport.rows import Column
 
