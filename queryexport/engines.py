@@ -45,6 +45,8 @@ class Dialect(Protocol):
 
     options: frozenset[str] = frozenset()
     reads_as_mysql: bool = False  # See `parameters`: what ends a literal, what begins a comment.
+    # How the server's words begin or sound when it will refuse the log-in the next time as well.
+    login_refused: str = r"(?!)"
 
     def create(self, settings: ConnectionSettings) -> Engine:
         """An engine without a pool: one run, one session, closed at its end."""
@@ -98,6 +100,11 @@ class PostgreSQL(Dialect):
     """Named cursor inside a read-only transaction; cancelled by PostgreSQL's cancel request."""
 
     options = frozenset({"sslmode", "sslrootcert", "target_session_attrs"})
+    # A refused connection carries no SQLSTATE in libpq, so its words have to do.
+    login_refused = (
+        r"password authentication failed|no password supplied|no pg_hba\.conf entry"
+        r'|(role|database) ".*" does not exist'
+    )
 
     def create(self, settings: ConnectionSettings) -> Engine:
         # A batch that a slow sink leaves unread counts as statement time here, so this is only the
@@ -140,6 +147,7 @@ class MySQL(Dialect):
     """MySQL and MariaDB: unbuffered cursor; `KILL QUERY` from a second session stops it."""
 
     reads_as_mysql = True
+    login_refused = r"^(1044|1045|1049|1251|1698)\b"
     options = frozenset({"charset", "ssl_ca", "ssl_verify_cert", "ssl_verify_identity"})
 
     def create(self, settings: ConnectionSettings) -> Engine:
@@ -219,6 +227,7 @@ class Oracle(Dialect):
     """The thin driver, by service name; a read-only transaction and `call_timeout`."""
 
     options = frozenset({"wallet_location", "ssl_server_dn_match"})
+    login_refused = r"ORA-(01017|01045|28000|28001|12514)"
 
     def create(self, settings: ConnectionSettings) -> Engine:
         arguments = {"tcp_connect_timeout": settings.connect_timeout_sec, **settings.options}
@@ -239,6 +248,7 @@ class SQLServer(Dialect):
     """SQL Server has no read-only transaction: the login must have `db_datareader` only."""
 
     options = frozenset({"tds_version", "encryption"})
+    login_refused = r"\b(18456|18470|18487|18488|4060)\b"
 
     def create(self, settings: ConnectionSettings) -> Engine:
         arguments = {

@@ -93,6 +93,10 @@ if CELERY_BROKER_URL == "folder://localhost":
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_SYNC_EVERY = 1
+# One that could not be run in time is not worth running: the next one does it all.
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {"task": "scheduling.sweep", "schedule": 30.0, "options": {"expires": 25.0}}
+}
 CELERY_BEAT_CRON_STARTING_DEADLINE = 3600
 CELERY_TIMEZONE = env.str("TIME_ZONE", default="UTC")
 CELERY_TASK_IGNORE_RESULT = True

@@ -1,5 +1,6 @@
 """Runs SQL and hands out its rows in batches. The only module that opens a query cursor."""
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -88,10 +89,13 @@ def _session(settings: ConnectionSettings) -> Iterator[Connection]:
     try:
         connection = dialect.create(settings).connect()
     except Exception as error:  # Drivers raise far more here than their own error classes.
+        reason = _reason(error, settings)
+        hopeless = isinstance(error, TypeError | ValueError)
         raise QueryError(
-            f"Cannot connect to {settings} as “{settings.username}”: {_reason(error, settings)}. "
+            f"Cannot connect to {settings} as “{settings.username}”: {reason}. "
             "Check host, port, database, user and password of the connection.",
-            retryable=not isinstance(error, TypeError | ValueError),
+            # Trying a wrong password again and again locks the account.
+            retryable=not (hopeless or re.search(dialect.login_refused, reason)),
         ) from error
     try:
         with _translated(settings):

@@ -4,10 +4,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from django.db import transaction
+from django.utils.timezone import now
+
 from kafka_sink.messages import export_id
 from queryexport.errors import ConfigurationError, DeliveryError, RunSuperseded
 from queryexport.rows import Receipt
 from queryexport.source import open_query
+from scheduling.attempts import try_again
 from scheduling.destinations import messages_sink, sink_for
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
 from scheduling.progress import RunProgress
@@ -49,11 +53,21 @@ class Execution:
         """Ends the run whose rows have all been read."""
         self._end(status, error, receipt=receipt, broke_off=False)
 
-    def break_off(self, error: str, *, receipt: Receipt | None = None) -> None:
-        """Ends the run that stopped on its way; what arrived and what did not is written down."""
+    def break_off(
+        self,
+        error: str,
+        *,
+        status: SchedulingHistoryItem.Status = Status.FAIL,
+        receipt: Receipt | None = None,
+        may_pass: bool = False,
+    ) -> None:
+        """Ends the run that stopped on its way; what arrived and what did not is written down.
+
+        An error that `may_pass` by itself is followed by another attempt, if the item has one left.
+        """
         # All rows of a run that sends again are kept, read or not; and files are whole or nothing.
         loses_rows = self._run.export_mode == SharingMode.KAFKA and not self._replay
-        self._end(Status.FAIL, error, receipt=receipt, broke_off=loses_rows)
+        self._end(status, error, receipt=receipt, broke_off=loses_rows, may_pass=may_pass)
 
     def abandon(self) -> None:
         """The run is another process's, or over: nothing of it is written."""
@@ -82,12 +96,16 @@ class Execution:
         *,
         receipt: Receipt | None,
         broke_off: bool,
+        may_pass: bool = False,
     ) -> None:
         delivered = receipt.rows if receipt else self._progress.rows_delivered
         values = self._counts(receipt, delivered) | {"broke_off": broke_off}
         try:
             kept, words = self._keep(receipt, delivered)
-            self._run.finish(status, error=" ".join([error, *words]), **values, **kept)
+            with transaction.atomic():  # Else the next attempt could be forgotten.
+                self._run.finish(status, error=" ".join([error, *words]), **values, **kept)
+                if may_pass:
+                    try_again(self._run, now=now())
         except RunSuperseded as superseded:
             log.warning("%s", superseded)
 

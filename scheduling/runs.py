@@ -3,8 +3,8 @@
 import logging
 import os
 import socket
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from decimal import Decimal
 
 from celery import current_app
@@ -16,8 +16,10 @@ from kombu.exceptions import OperationalError
 from queryexport.errors import ConfigurationError, ExportError, RunSuperseded
 from queryexport.rows import Receipt
 from scheduling.execution import Execution
-from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
+from scheduling.heartbeat import Heartbeat
+from scheduling.models import SchedulingHistoryItem, SchedulingItem
 from scheduling.progress import RunProgress
+from scheduling.slots import PUNCTUAL
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +27,18 @@ Status = SchedulingHistoryItem.Status
 Trigger = SchedulingHistoryItem.Trigger
 
 EXECUTE_TASK = "scheduling.execute"
-# A tick that comes later than this after its slot starts nothing: beat may send one a day late.
-LATEST_START = timedelta(hours=1)
+PKS_AT_ONCE = 500
 
 
 def due_slot(item: SchedulingItem, now: datetime) -> datetime | None:
     """The slot that a tick at `now` stands for, or None when there is none to run.
 
+    Beat may send a tick a day late; a slot that is no longer punctual is left to `slots.fill`.
     Slots from before the schedule was last changed are never due, so that saving, enabling or
     restoring an item starts nothing.
     """
     slot = item.schedule.latest(now) if item.enabled else None
-    if slot is None or slot <= item.schedule_changed_at or now - slot > LATEST_START:
+    if slot is None or slot <= item.schedule_changed_at or now - slot > PUNCTUAL:
         return None
     return slot
 
@@ -50,22 +52,13 @@ def queue(
     attempt: int = 1,
 ) -> SchedulingHistoryItem | None:
     """Writes the history row of a run; None when that slot and attempt has one already."""
-    is_kafka = item.sharing_mode == SharingMode.KAFKA
     try:
         with transaction.atomic():
-            return SchedulingHistoryItem.objects.create(
-                item=item,
-                item_name=item.name,
-                query=item.query.name,
-                connection=item.connection.name,
-                scheduled_for=scheduled_for,
-                attempt=attempt,
-                trigger=trigger,
-                user=user,
-                start_date=item.tokens(scheduled_for).start_date,
-                export_mode=item.sharing_mode,
-                kafka_topic=item.kafka_topic if is_kafka else "",
+            run = SchedulingHistoryItem.of(
+                item, scheduled_for, trigger=trigger, user=user, attempt=attempt
             )
+            run.save(force_insert=True)
+            return run
     except IntegrityError:
         slot = {"item": item, "scheduled_for": scheduled_for, "attempt": attempt}
         if SchedulingHistoryItem.objects.filter(**slot).exists():
@@ -102,7 +95,12 @@ def execute(
     run = SchedulingHistoryItem.objects.select_related("item__query", "item__connection").get(pk=pk)
     if not run.claim(f"{socket.gethostname()}:{os.getpid()}"):
         return None
-    work = Execution(run, watch=watch)
+    with Heartbeat(run):
+        _carry_out(run, Execution(run, watch=watch))
+    return run
+
+
+def _carry_out(run: SchedulingHistoryItem, work: Execution) -> None:
     try:
         receipt = work.export()
     except RunSuperseded as error:
@@ -110,14 +108,16 @@ def execute(
         work.abandon()
     except ExportError as error:
         log.warning("Run %s failed: %s", run.pk, error)
-        work.break_off(error.message, receipt=error.receipt)
+        work.break_off(error.message, receipt=error.receipt, may_pass=error.retryable)
+    except Exception as error:
+        work.break_off(_fault(error))
+        raise
     except BaseException as error:
-        work.break_off(_unexpected(error))
+        work.break_off(_shutdown(error), status=Status.LOST, may_pass=True)
         raise
     else:
         status, reason = outcome(receipt, least_percent=_least_percent(run))
         work.finish(status, error=reason, receipt=receipt)
-    return run
 
 
 def outcome(
@@ -144,20 +144,21 @@ def _least_percent(run: SchedulingHistoryItem) -> Decimal:
     return run.item.kafka_least_percent if run.item else Decimal(100)
 
 
-def _unexpected(error: BaseException) -> str:
-    name = type(error).__name__
-    if isinstance(error, Exception):
-        return (
-            f"The program itself failed ({name}: {error}), which is a fault in it and not in the "
-            "item. The worker's log has the traceback; report it."
-        )
-    return f"The worker was stopped during the run ({name}). Run the item again."
+def _fault(error: Exception) -> str:
+    return (
+        f"The program itself failed ({type(error).__name__}: {error}), which is a fault in it and "
+        "not in the item. The worker's log has the traceback; report it."
+    )
+
+
+def _shutdown(error: BaseException) -> str:
+    return f"The worker was shut down during the run ({type(error).__name__})."
 
 
 def dispatch(run: SchedulingHistoryItem) -> None:
     """Hands a queued run to the workers; when that cannot be done, the row says so and failed."""
     try:
-        current_app.send_task(EXECUTE_TASK, [run.pk])
+        _hand_over(run, timezone.now())
     except (OperationalError, OSError) as error:
         log.exception("Run %s could not be handed to the workers", run.pk)
         SchedulingHistoryItem.objects.filter(pk=run.pk, status=Status.QUEUED).update(
@@ -166,3 +167,23 @@ def dispatch(run: SchedulingHistoryItem) -> None:
             error=f"The run could not be handed to the workers: {type(error).__name__}. "
             "Check that the broker in CELERY_BROKER_URL is running, then run the item again.",
         )
+
+
+def dispatch_all(waiting: Iterable[SchedulingHistoryItem], now: datetime) -> int:
+    """The same for runs that wait; they go on waiting when the broker cannot be reached."""
+    handed: list[int] = []
+    try:
+        for run in waiting:
+            current_app.send_task(EXECUTE_TASK, [run.pk])
+            handed.append(run.pk)
+    except (OperationalError, OSError):
+        log.exception("Runs still wait: the broker cannot be reached")
+    for start in range(0, len(handed), PKS_AT_ONCE):
+        some = SchedulingHistoryItem.objects.filter(pk__in=handed[start : start + PKS_AT_ONCE])
+        some.update(dispatched_at=now)
+    return len(handed)
+
+
+def _hand_over(run: SchedulingHistoryItem, now: datetime) -> None:
+    current_app.send_task(EXECUTE_TASK, [run.pk])
+    SchedulingHistoryItem.objects.filter(pk=run.pk).update(dispatched_at=now)

@@ -4,6 +4,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from scheduling import runs
+from scheduling import sweep as sweeping
 from scheduling.beat import TICK_TASK
 from scheduling.models import SchedulingItem
 
@@ -21,3 +22,9 @@ def run_item(item_id: int) -> None:
 def execute(history_id: int) -> None:
     """Runs a history row that was queued by a person or another process."""
     runs.execute(history_id)
+
+
+@shared_task(name="scheduling.sweep")
+def sweep() -> None:
+    """Looks after runs whose worker died and attempts that are due; beat asks for it often."""
+    sweeping.sweep(timezone.now())

@@ -58,7 +58,8 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
             {
                 "fields": (
                     "item", "query", "connection", "export_mode", "scheduled_for", "attempt",
-                    "trigger", "replayed_run", "user", "start_date", "export_id",
+                    "attempt_before", "attempt_after", "trigger", "replayed_run", "user",
+                    "start_date", "export_id",
                 )
             },
         ),
@@ -75,8 +76,8 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
             "Times",
             {
                 "fields": (
-                    "timestamp", "started_at", "finished_at", "heartbeat_at", "duration_sec",
-                    "phases", "worker",
+                    "timestamp", "not_before", "dispatched_at", "started_at", "finished_at",
+                    "heartbeat_at", "duration_sec", "phases", "worker",
                 )
             },
         ),
@@ -99,6 +100,14 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingHistoryItem]:
         return super().get_queryset(request).select_related("item", "user")
+
+    @admin.display(description="attempt before")
+    def attempt_before(self, run: SchedulingHistoryItem) -> str:
+        return run_link(run.retry_of_id)
+
+    @admin.display(description="next attempt")
+    def attempt_after(self, run: SchedulingHistoryItem) -> str:
+        return run_link(run.next_attempts.values_list("pk", flat=True).first())
 
     @admin.display(description="status", ordering="status")
     def status_shown(self, run: SchedulingHistoryItem) -> str:

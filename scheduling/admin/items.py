@@ -41,6 +41,7 @@ class SchedulingItemAdmin(admin.ModelAdmin):
                 "fields": (
                     "enabled", "scheduling_mode", "days_of_week", ("hour", "minute"),
                     "cron_expression", "timezone", "end_date", "next_run",
+                    ("catch_up", "catch_up_minutes"), ("most_attempts", "retry_delay_minutes"),
                 )
             },
         ),
@@ -71,7 +72,9 @@ class SchedulingItemAdmin(admin.ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingItem]:
         # Sending rows of an old run again says nothing about the item as it is.
         own = SchedulingHistoryItem.objects.exclude(trigger=runs.Trigger.REPLAY)
-        latest = own.filter(item=OuterRef("pk"))
+        # An attempt that waits for its time says nothing yet.
+        begun = own.exclude(status=runs.Status.QUEUED, not_before__isnull=False)
+        latest = begun.filter(item=OuterRef("pk"))
         items: QuerySet[SchedulingItem] = super().get_queryset(request)
         return items.annotate(
             last_run_pk=Subquery(latest.values("pk")[:1]),

@@ -3,6 +3,7 @@
 from scheduling.models.history import SchedulingHistoryItem
 from scheduling.models.item import (
     WEEKDAYS,
+    CatchUp,
     KafkaGuarantee,
     SchedulingItem,
     SharingMode,
@@ -11,6 +12,7 @@ from scheduling.models.undelivered import UndeliveredFile, UndeliveredMessage
 
 __all__ = [
     "WEEKDAYS",
+    "CatchUp",
     "KafkaGuarantee",
     "SchedulingHistoryItem",
     "SchedulingItem",

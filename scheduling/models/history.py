@@ -1,6 +1,7 @@
 """The history: one row for every run, written before it starts and true about how it ended."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, Self
 from uuid import uuid4
 
 from django.conf import settings
@@ -119,6 +120,19 @@ class SchedulingHistoryItem(models.Model):
         "Kafka duration (s)", null=True, help_text="Seconds from the first send to the last answer."
     )
 
+    retry_of = models.ForeignKey(
+        "self",
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="next_attempts",
+        help_text="The attempt before this one, which failed, for example run 120.",
+    )
+    not_before = models.DateTimeField(
+        null=True, help_text="A queued run waits until then; empty: it starts at once."
+    )
+    dispatched_at = models.DateTimeField(
+        null=True, help_text="When it was last handed to the workers."
+    )
     replay_of = models.ForeignKey(
         "self",
         on_delete=models.SET_NULL,
@@ -159,6 +173,11 @@ class SchedulingHistoryItem(models.Model):
             models.Index(fields=["status", "-timestamp"], name="history_by_status"),
             models.Index(fields=["export_mode", "-timestamp"], name="history_by_mode"),
             models.Index(fields=["item", "-timestamp"], name="history_by_item"),
+            models.Index(
+                fields=["status"],
+                name="history_unfinished",
+                condition=Q(status__in=["queued", "running"]),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -198,10 +217,32 @@ class SchedulingHistoryItem(models.Model):
                 condition=Q(replay_of__isnull=True) | Q(trigger="replay"),
                 name="history_only_a_replay_has_an_origin",
             ),
+            models.CheckConstraint(
+                condition=Q(retry_of__isnull=True) | Q(attempt__gt=1),
+                name="history_only_a_later_attempt_repeats",
+            ),
         ]  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.item_name}, {self.scheduled_for:%Y-%m-%d %H:%M:%S %Z}"
+
+    @classmethod
+    def of(
+        cls, item: SchedulingItem, scheduled_for: datetime, *, trigger: Trigger, **values: Any
+    ) -> Self:
+        """The row of a run as the item stands now, not saved yet."""
+        return cls(
+            item=item,
+            item_name=item.name,
+            query=item.query.name,
+            connection=item.connection.name,
+            scheduled_for=scheduled_for,
+            trigger=trigger,
+            start_date=item.tokens(scheduled_for).start_date,
+            export_mode=item.sharing_mode,
+            kafka_topic=item.topic(),
+            **values,
+        )
 
     @property
     def is_over(self) -> bool:
@@ -245,3 +286,27 @@ class SchedulingHistoryItem(models.Model):
             duration_sec=(moment - started).total_seconds(),
             **values,
         )
+
+    def lose(self, now: datetime) -> bool:
+        """Ends a running row whose worker is silent; False when it has moved since it was read.
+
+        Whoever held it can write no more, because its token is no longer that of a running row.
+        """
+        silent_sec = (
+            now - (self.heartbeat_at or self.started_at or self.timestamp)
+        ).total_seconds()
+        error = (
+            f"The worker {self.worker or '(unknown)'} gave no sign of life for {silent_sec:.0f} s: "
+            "it was killed, stands still, or its machine is off. What had arrived by then is not "
+            "known for certain."
+        )
+        same = SchedulingHistoryItem.objects.filter(
+            pk=self.pk,
+            status=self.Status.RUNNING,
+            claim_token=self.claim_token,
+            heartbeat_at=self.heartbeat_at,
+        )
+        if not same.update(status=self.Status.LOST, error=error, finished_at=now):
+            return False
+        self.status, self.error, self.finished_at = self.Status.LOST, error, now
+        return True

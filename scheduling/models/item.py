@@ -1,6 +1,7 @@
 """Scheduling items: one query on one connection, when it runs, and where its rows go."""
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +13,7 @@ from django.db import models
 from django.utils.timezone import now
 from timezone_field import TimeZoneField
 
-from queryexport.errors import ExportError
+from queryexport.errors import ConfigurationError, ExportError
 from queryexport.filenames import Tokens, file_name, folder_inside
 from queryexport.models import DatabaseConnection, Query
 from queryexport.parameters import bind, resolve
@@ -27,6 +28,10 @@ SCHEDULE_FIELDS = (
 )  # fmt: skip
 
 
+# The next slot of a schedule that has none any more.
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+
+
 def default_timezone() -> ZoneInfo:
     return ZoneInfo(settings.TIME_ZONE)
 
@@ -35,6 +40,12 @@ class SharingMode(models.TextChoices):
     FILESYSTEM = "filesystem", "File"
     EMAIL = "email", "E-mail"
     KAFKA = "kafka", "Kafka"
+
+
+class CatchUp(models.TextChoices):
+    SKIP = "skip", "None of them"
+    LATEST = "latest", "The last of them"
+    ALL = "all", "All of them"
 
 
 class KafkaNullKey(models.TextChoices):
@@ -121,6 +132,39 @@ class SchedulingItem(models.Model):
         blank=True,
         help_text='A value for each :name of the query, for example {"day": "{today-1}", '
         '"states": ["NEW", "SENT"]}. {today} is the day of the slot in the item\'s zone.',
+    )
+
+    next_slot = models.DateTimeField(
+        null=True,
+        editable=False,
+        db_index=True,
+        help_text="The first slot that has not been dealt with, for example 2026-11-24 08:00:00.",
+    )
+    catch_up = models.CharField(
+        "catch up",
+        max_length=10,
+        choices=CatchUp,
+        default=CatchUp.LATEST,
+        help_text="Which slots run late when beat, the broker or the workers were away at their "
+        "time. The others are missed, and have a row that says so.",
+    )
+    catch_up_minutes = models.PositiveSmallIntegerField(
+        "catch up (minutes)",
+        default=60,
+        validators=[MaxValueValidator(10_080)],
+        help_text="How late a slot may start, in minutes, for example 60; at most a week.",
+    )
+    most_attempts = models.PositiveSmallIntegerField(
+        default=3,
+        validators=[MinValueValidator(1), MaxValueValidator(20)],
+        help_text="How often a slot is tried in all, when the error may pass by itself, for "
+        "example 3. Wrong SQL and wrong passwords are not tried again.",
+    )
+    retry_delay_minutes = models.PositiveSmallIntegerField(
+        "retry delay (minutes)",
+        default=30,
+        validators=[MaxValueValidator(1440)],
+        help_text="Minutes from a failed attempt to the next, for example 30.",
     )
 
     sharing_mode = models.CharField(
@@ -274,6 +318,20 @@ class SchedulingItem(models.Model):
     def cc(self) -> list[str]:
         return addresses(self.email_cc)
 
+    def first_slot_after(self, moment: datetime) -> datetime:
+        """`NEVER` when there is none, or the schedule is not one."""
+        try:
+            return next(iter(self.stored_schedule().after(moment)), NEVER)
+        except (ConfigurationError, OverflowError):
+            return NEVER
+
+    def stored_schedule(self) -> Schedule:
+        """The schedule as it reads after saving: an unsaved instance may hold text."""
+        fields = {field.name: field for field in self._meta.concrete_fields}
+        zone = fields["timezone"].to_python(self.timezone)
+        end_date = fields["end_date"].to_python(self.end_date)
+        return replace(self.schedule, zone=zone, end_date=end_date)
+
     def tokens(self, slot: datetime) -> Tokens:
         """What `{date}` and its kind stand for in a run of that slot."""
         local = slot.astimezone(self.timezone)
@@ -293,6 +351,10 @@ class SchedulingItem(models.Model):
         """Raises `ExportError` when the values do not match the query."""
         mysql = bool(self.connection_id) and self.connection.reads_as_mysql
         bind(self.query.sql, self.bound_parameters(slot), mysql=mysql)
+
+    def topic(self) -> str:
+        """The Kafka topic of a run; nothing for another mode."""
+        return self.kafka_topic if self.sharing_mode == SharingMode.KAFKA else ""
 
     def folder(self) -> Path:
         return folder_inside(Path(settings.EXPORT_ROOT), self.output_dir)
@@ -315,10 +377,15 @@ class SchedulingItem(models.Model):
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self.name:
             self.name = self._free_name()
-        if self._schedule_changed():
+        changed = self._schedule_changed()
+        if changed:
             self.schedule_changed_at = now()
-            if kwargs.get("update_fields") is not None:
-                kwargs["update_fields"] = {*kwargs["update_fields"], "schedule_changed_at"}
+        if changed or self._state.adding:
+            self.next_slot = self.first_slot_after(self.schedule_changed_at)
+        if changed and kwargs.get("update_fields") is not None:
+            kwargs["update_fields"] = {
+                *kwargs["update_fields"], "schedule_changed_at", "next_slot"
+            }  # fmt: skip
         super().save(*args, **kwargs)
 
     def _free_name(self) -> str:

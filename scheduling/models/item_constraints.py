@@ -81,4 +81,14 @@ CONSTRAINTS: list[models.BaseConstraint] = [
         violation_error_message="All or nothing has no dead letters: one refused row takes the "
         "whole run back. Leave the dead-letter topic empty, or choose at least once.",
     ),
+    models.CheckConstraint(
+        condition=Q(most_attempts__range=(1, 20)) & Q(retry_delay_minutes__lte=1440),
+        name="item_attempts_range",
+        violation_error_message="A slot is tried 1 to 20 times, with at most a day between.",
+    ),
+    models.CheckConstraint(
+        condition=Q(catch_up__in=["skip", "latest", "all"]) & Q(catch_up_minutes__lte=10_080),
+        name="item_catch_up_known",
+        violation_error_message="Choose which late slots run, and a window of at most a week.",
+    ),
 ]

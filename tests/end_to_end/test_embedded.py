@@ -18,6 +18,15 @@ for item in SchedulingItem.objects.order_by("pk"):
     runs.run_now(item, trigger=runs.Trigger.COMMAND, user=None)
 """
 
+SWEEP_MUCH_LATER = """
+from datetime import timedelta
+from django.utils import timezone
+from scheduling import runs, sweep
+from scheduling.models import SchedulingItem
+runs.queue(SchedulingItem.objects.get(), timezone.now(), trigger=runs.Trigger.SCHEDULE)
+print(sweep.sweep(timezone.now() + timedelta(hours=1)))
+"""
+
 
 def rows(database: Path, **item: Any) -> list[dict[str, Any]]:
     """A connection, a query and an item, in the form of Django's fixtures."""
@@ -74,6 +83,18 @@ def test_a_run_that_cannot_reach_the_broker_says_so(tmp_path: Path, database: Pa
     assert run["status"] == "fail"
     assert "could not be handed to the workers" in run["error"]
     assert "CELERY_BROKER_URL" in run["error"]
+
+
+def test_a_run_that_waits_goes_on_waiting_while_the_broker_is_away(
+    tmp_path: Path, database: Path
+) -> None:
+    installation = install(tmp_path / "installation", CELERY_BROKER_URL="redis://127.0.0.1:1/0")
+    installation.load(rows(database))
+    assert "Swept(slots=0, lost=0, dispatched=0)" in installation.manage(
+        "shell", "-c", SWEEP_MUCH_LATER
+    )
+    [run] = installation.history()
+    assert run["status"] == "queued"
 
 
 def test_run_item_has_an_exit_status_that_tells_the_truth(tmp_path: Path, database: Path) -> None:

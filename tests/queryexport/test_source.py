@@ -337,6 +337,18 @@ def test_a_wrong_password_names_the_connection_and_not_the_password(
 
 
 @pytest.mark.services
+@pytest.mark.parametrize(
+    "wrong", [{"password": "hunter-2"}, {"username": "nobody"}, {"database": "x"}]
+)
+def test_a_log_in_that_is_refused_is_not_tried_again(
+    make_server: MakeSettings, wrong: dict[str, str]
+) -> None:
+    with pytest.raises(QueryError) as caught:
+        probe(make_server(**wrong))
+    assert not caught.value.retryable
+
+
+@pytest.mark.services
 def test_a_failing_query_shows_no_password(make_server: MakeSettings) -> None:
     settings = make_server()
     with pytest.raises(QueryError) as caught:

@@ -84,3 +84,14 @@ def broker(db: None) -> Iterator[EmbeddedBroker]:
     with EmbeddedBroker({"events": 1, "dead": 1}) as broker:
         make_kafka_connection(broker.bootstrap_servers)
         yield broker
+
+
+@pytest.fixture
+def task_folder(settings: Settings) -> Iterator[Path]:
+    """The folder that Celery's messages go to in these tests, without any of them after it."""
+    folder = Path(settings.CELERY_BROKER_TRANSPORT_OPTIONS["data_folder_in"])
+    folder.mkdir(parents=True, exist_ok=True)
+    before = set(folder.iterdir())
+    yield folder
+    for message in set(folder.iterdir()) - before:
+        message.unlink()

@@ -71,8 +71,8 @@ class TestARunKeeps:
         with pytest.raises(SystemExit):
             run_slot(item, watch=stop_while_waiting)
         broker.answer_after(0)
-        run = item.history.get()
-        assert (run.status, run.broke_off, run.undelivered_kept) == ("fail", True, 5)
+        run = item.history.get(attempt=1)
+        assert (run.status, run.broke_off, run.undelivered_kept) == ("lost", True, 5)
         assert replays.waiting(run) == Waiting(unknown=5)
         in_doubt = run.undelivered.first()
         assert in_doubt and "stopped before its acknowledgement" in in_doubt.reason

@@ -201,8 +201,8 @@ class TestWhenItCannot:
         with pytest.raises(SystemExit):
             runs.execute(again.pk, watch=stop)
         again.refresh_from_db()
-        assert (again.status, again.row_count, again.taken_settled) == ("fail", 300, True)
-        assert "worker was stopped" in again.error
+        assert (again.status, again.row_count, again.taken_settled) == ("lost", 300, True)
+        assert "worker was shut down" in again.error
         unknown = 100 - again.rows_delivered  # Of the first batch, which was on its way.
         assert replays.waiting(again) == Waiting(failed=200, unknown=unknown)
         assert send_again(again).rows_delivered == 200

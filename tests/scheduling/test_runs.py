@@ -117,7 +117,7 @@ def test_a_stopped_worker_says_so_in_the_row(make_item: MakeItem) -> None:
 
     with pytest.raises(SystemExit):
         run_slot(make_item(), watch=stop)
-    assert "worker was stopped" in SchedulingHistoryItem.objects.get().error
+    assert "worker was shut down" in SchedulingHistoryItem.objects.get(attempt=1).error
 
 
 def test_a_run_whose_item_was_deleted_fails_with_that_reason(make_item: MakeItem) -> None:

@@ -1,0 +1,39 @@
+"""Decides which failed runs are tried again, and writes the row of the next attempt."""
+
+from datetime import datetime, timedelta
+
+from django.db import IntegrityError, transaction
+
+from scheduling.models import SchedulingHistoryItem
+
+Status = SchedulingHistoryItem.Status
+
+
+def try_again(run: SchedulingHistoryItem, *, now: datetime) -> SchedulingHistoryItem | None:
+    """Queues the next attempt of a run that did not work out, for later; None when there is none.
+
+    The caller has decided that the error may pass. A run that sends kept rows again is not
+    repeated: what it did not deliver is kept, or waits for a decision on its own page.
+    """
+    item = run.item
+    if item is None or run.trigger == SchedulingHistoryItem.Trigger.REPLAY:
+        return None
+    if run.attempt >= item.most_attempts:
+        return None
+    try:
+        with transaction.atomic():
+            again = SchedulingHistoryItem.of(
+                item,
+                run.scheduled_for,
+                trigger=SchedulingHistoryItem.Trigger(run.trigger),
+                user=run.user,
+                attempt=run.attempt + 1,
+                retry_of=run,
+                not_before=now + timedelta(minutes=item.retry_delay_minutes),
+            )
+            again.save(force_insert=True)
+            return again
+    except IntegrityError:
+        if run.next_attempts.exists():
+            return None  # Somebody else was faster.
+        raise

@@ -1,0 +1,131 @@
+"""Gives every slot of every item its history row: to run late, or as missed.
+
+A tick of beat runs most slots; this finds those that no tick brought, because beat, the broker or
+the workers were away.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import islice, takewhile
+from typing import Any
+
+from django.db.models import Q
+from django.db.models.signals import post_save
+
+from queryexport.errors import ConfigurationError
+from scheduling.models import CatchUp, SchedulingHistoryItem, SchedulingItem
+from scheduling.models.item import NEVER
+
+Status = SchedulingHistoryItem.Status
+Decision = tuple[datetime, SchedulingHistoryItem.Status]
+
+# So much is left to the tick, which runs the slot in the process that it comes to.
+HEAD_START = timedelta(seconds=20)
+# A slot that is no later than this is not missed, whatever the policy.
+PUNCTUAL = timedelta(minutes=2)
+MOST_ITEMS = 20_000
+MOST_SLOTS = 1000
+ROWS_AT_ONCE = 500
+
+
+def plan(
+    slots: Sequence[datetime], now: datetime, *, policy: str, window: timedelta
+) -> list[Decision]:
+    """What becomes of slots without a row, earliest first: queued or missed.
+
+    A slot that is later than `window` is missed. Of the others, `all` runs each, `latest` the last
+    one, `skip` none, except one that is punctual.
+    """
+    return [(slot, _decide(slot, slots[-1], now, policy, window)) for slot in slots]
+
+
+def fill(now: datetime) -> int:
+    """Writes the rows that are due at `now` and not there yet; returns how many."""
+    _begin_where_nobody_knows(now)
+    items = list(
+        SchedulingItem.objects.filter(enabled=True, next_slot__lte=now - HEAD_START)
+        .select_related("query", "connection")
+        .order_by("next_slot")[:MOST_ITEMS]
+    )
+    due = {item: _slots(item, now - HEAD_START) for item in items}
+    there = _there_already(items)
+    rows = [
+        row
+        for item, slots in due.items()
+        for row in _rows(item, [slot for slot in slots if (item.pk, slot) not in there], now)
+    ]
+    SchedulingHistoryItem.objects.bulk_create(rows, ROWS_AT_ONCE, ignore_conflicts=True)
+    for item, slots in due.items():
+        item.next_slot = item.first_slot_after(slots[-1] if slots else now)
+    SchedulingItem.objects.bulk_update(items, ["next_slot"], ROWS_AT_ONCE)
+    return len(rows)
+
+
+def start_afresh_after_a_load() -> None:
+    """Connects the signal by which items that were loaded from a dump start nothing of old."""
+    post_save.connect(_item_loaded, sender=SchedulingItem, dispatch_uid="slots_item_loaded")
+
+
+def _item_loaded(instance: SchedulingItem, raw: bool = False, **kwargs: Any) -> None:
+    if raw:
+        SchedulingItem.objects.filter(pk=instance.pk).update(next_slot=None)
+
+
+def _begin_where_nobody_knows(now: datetime) -> None:
+    """Items that were loaded, or are from before an upgrade, begin with the slot after now."""
+    unknown = list(SchedulingItem.objects.filter(next_slot__isnull=True)[:MOST_ITEMS])
+    for item in unknown:
+        item.next_slot = item.first_slot_after(now)
+    SchedulingItem.objects.bulk_update(unknown, ["next_slot"], ROWS_AT_ONCE)
+
+
+def _slots(item: SchedulingItem, until: datetime) -> list[datetime]:
+    """The item's slots from its next one on, at most so many; none if its schedule is not one."""
+    assert item.next_slot
+    try:
+        slots = item.schedule.after(item.next_slot - timedelta(minutes=1))
+        due = islice(takewhile(lambda slot: slot <= until, slots), MOST_SLOTS)
+        # In UTC, because Python finds no time of an hour that comes twice equal to any other.
+        return [slot.astimezone(UTC) for slot in due]
+    except ConfigurationError:
+        return []
+
+
+def _there_already(items: Sequence[SchedulingItem]) -> set[tuple[int, datetime]]:
+    if not items:
+        return set()
+    earliest = min(item.next_slot or NEVER for item in items)
+    rows = SchedulingHistoryItem.objects.filter(Q(item__in=items) & Q(scheduled_for__gte=earliest))
+    return set(rows.values_list("item_id", "scheduled_for"))
+
+
+def _rows(
+    item: SchedulingItem, slots: Sequence[datetime], now: datetime
+) -> Iterator[SchedulingHistoryItem]:
+    window = timedelta(minutes=item.catch_up_minutes)
+    for slot, status in plan(slots, now, policy=item.catch_up, window=window):
+        row = SchedulingHistoryItem.of(item, slot, trigger=SchedulingHistoryItem.Trigger.SCHEDULE)
+        row.status = status
+        if status == Status.MISSED:
+            row.finished_at, row.error = now, _why_missed(item, slot, now)
+        else:
+            row.not_before = now
+        yield row
+
+
+def _why_missed(item: SchedulingItem, slot: datetime, now: datetime) -> str:
+    minutes = (now - slot) / timedelta(minutes=1)
+    return (
+        f"Beat, the broker or every worker was away at the time; {minutes:.0f} minutes later this "
+        f"was found. The item's choice for that is “{item.get_catch_up_display()}”, within "
+        f"{item.catch_up_minutes} minutes. Run the item now if its rows are needed."
+    )
+
+
+def _decide(
+    slot: datetime, latest: datetime, now: datetime, policy: str, window: timedelta
+) -> SchedulingHistoryItem.Status:
+    late = now - slot
+    wanted = policy == CatchUp.ALL or (policy == CatchUp.LATEST and slot == latest)
+    runs = late <= PUNCTUAL or (wanted and late <= window)
+    return Status.QUEUED if runs else Status.MISSED

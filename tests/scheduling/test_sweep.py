@@ -1,0 +1,110 @@
+"""What no process looks after any more is found by the clock."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from queryexport.errors import RunSuperseded
+from scheduling import runs
+from scheduling.models import SchedulingHistoryItem
+from scheduling.sweep import DISPATCH_AGAIN_AFTER, LOST_AFTER, Swept, sweep
+from tests.factories import MakeItem
+
+pytestmark = pytest.mark.django_db
+
+SLOT = datetime(2026, 1, 18, 8, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def make_run(make_item: MakeItem):
+    """A row as it stands while a worker has it, or before."""
+
+    def make(**values: object) -> SchedulingHistoryItem:
+        number = SchedulingHistoryItem.objects.count()
+        item = getattr(make, "item", None) or make_item()
+        make.item = item
+        run = runs.queue(item, SLOT + number * SECOND, trigger=runs.Trigger.SCHEDULE)
+        running = {"status": "running", "started_at": SLOT, "claim_token": uuid4(), "worker": "w:1"}
+        SchedulingHistoryItem.objects.filter(pk=run.pk).update(
+            **{"timestamp": SLOT, **running, **values}
+        )
+        run.refresh_from_db()
+        return run
+
+    return make
+
+
+def test_a_run_without_a_sign_of_life_is_lost_and_tried_again(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT)
+    now = SLOT + LOST_AFTER + SECOND
+    assert sweep(now) == Swept(slots=0, lost=1, dispatched=0)
+    run.refresh_from_db()
+    assert (run.status, run.finished_at) == ("lost", now)
+    assert "w:1 gave no sign of life for 51 s" in run.error
+    assert run.next_attempts.get().not_before == now + timedelta(minutes=30)
+
+
+def test_a_run_that_never_gave_a_sign_of_life_is_lost_as_well(make_run) -> None:
+    make_run(heartbeat_at=None)
+    assert sweep(SLOT + LOST_AFTER + SECOND).lost == 1
+
+
+def test_a_run_that_lives_is_left_alone(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT + 5 * SECOND)
+    assert sweep(SLOT + LOST_AFTER) == Swept(slots=0, lost=0, dispatched=0)
+    run.refresh_from_db()
+    assert run.status == "running"
+
+
+def test_a_sign_of_life_in_the_last_moment_saves_the_run(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT)
+    SchedulingHistoryItem.objects.update(heartbeat_at=SLOT + SECOND)
+    assert not run.lose(SLOT + timedelta(hours=1))
+    run.refresh_from_db()
+    assert run.status == "running"
+
+
+def test_a_worker_that_comes_back_can_write_no_more(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT)
+    sweep(SLOT + timedelta(hours=1))
+    with pytest.raises(RunSuperseded):
+        run.record(row_count=7)
+    with pytest.raises(RunSuperseded):
+        run.finish(SchedulingHistoryItem.Status.SUCCESS)
+    run.refresh_from_db()
+    assert (run.status, run.row_count) == ("lost", 0)
+
+
+def test_the_last_attempt_that_is_lost_is_the_end(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT)
+    run.item.most_attempts = 1
+    run.item.save()
+    assert sweep(SLOT + timedelta(hours=1)).lost == 1
+    assert not run.next_attempts.exists()
+
+
+def test_two_sweeps_find_a_lost_run_once(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT)
+    later = SLOT + timedelta(hours=1)
+    assert [sweep(later).lost, sweep(later).lost] == [1, 0]
+    assert run.next_attempts.count() == 1
+
+
+@pytest.mark.usefixtures("task_folder")
+def test_a_queued_run_that_nobody_takes_is_handed_over_again_now_and_then(make_run) -> None:
+    make_run(status="queued", started_at=None, claim_token=None)
+    late = SLOT + DISPATCH_AGAIN_AFTER + SECOND
+    found = [sweep(moment).dispatched for moment in (SLOT, late, late + SECOND)]
+    assert found == [0, 1, 0]
+    assert sweep(late + DISPATCH_AGAIN_AFTER + SECOND).dispatched == 1
+
+
+def test_a_sweep_takes_the_same_number_of_queries_however_many_items_there_are(
+    make_run, django_assert_num_queries
+) -> None:
+    for _ in range(20):
+        make_run(heartbeat_at=SLOT)
+    with django_assert_num_queries(4):
+        sweep(SLOT + SECOND)
