@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError
 
 from queryexport.errors import ConfigurationError, ExportError, RunSuperseded
 from queryexport.rows import Receipt
+from scheduling import overlap
 from scheduling.execution import Execution
 from scheduling.heartbeat import Heartbeat
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
@@ -87,13 +88,15 @@ def run_now(
 def execute(
     pk: int, *, watch: Callable[[RunProgress], None] | None = None
 ) -> SchedulingHistoryItem | None:
-    """Runs a queued history row in this process; None when another process has claimed it.
+    """Runs a queued history row in this process; None when another process has claimed it, or
+    another run of the item is going on.
 
     An `ExportError` ends in the row and goes no further. Anything else is a bug: it ends in the
     row as well, and is raised again with its traceback.
     """
     run = SchedulingHistoryItem.objects.select_related("item__query", "item__connection").get(pk=pk)
-    if not run.claim(f"{socket.gethostname()}:{os.getpid()}"):
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    if not overlap.claim(run, worker, now=timezone.now()):
         return None
     with Heartbeat(run):
         _carry_out(run, Execution(run, watch=watch))

@@ -41,7 +41,8 @@ class SchedulingItemAdmin(admin.ModelAdmin):
                 "fields": (
                     "enabled", "scheduling_mode", "days_of_week", ("hour", "minute"),
                     "cron_expression", "timezone", "end_date", "next_run",
-                    ("catch_up", "catch_up_minutes"), ("most_attempts", "retry_delay_minutes"),
+                    "overlap", ("catch_up", "catch_up_minutes"),
+                    ("most_attempts", "retry_delay_minutes"),
                 )
             },
         ),

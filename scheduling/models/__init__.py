@@ -5,6 +5,7 @@ from scheduling.models.item import (
     WEEKDAYS,
     CatchUp,
     KafkaGuarantee,
+    Overlap,
     SchedulingItem,
     SharingMode,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "WEEKDAYS",
     "CatchUp",
     "KafkaGuarantee",
+    "Overlap",
     "SchedulingHistoryItem",
     "SchedulingItem",
     "SharingMode",

@@ -48,6 +48,12 @@ class CatchUp(models.TextChoices):
     ALL = "all", "All of them"
 
 
+class Overlap(models.TextChoices):
+    SKIP = "skip", "The new run is skipped"
+    QUEUE = "queue", "One new run waits for it"
+    ALLOW = "allow", "Both run at once"
+
+
 class KafkaNullKey(models.TextChoices):
     FAIL = "fail", "The run fails"
     SEND = "null", "It is sent without a key"
@@ -153,6 +159,13 @@ class SchedulingItem(models.Model):
         default=60,
         validators=[MaxValueValidator(10_080)],
         help_text="How late a slot may start, in minutes, for example 60; at most a week.",
+    )
+    overlap = models.CharField(
+        max_length=10,
+        choices=Overlap,
+        default=Overlap.SKIP,
+        help_text="What happens when a run is due while one of the same item is going on. A "
+        "further attempt always waits.",
     )
     most_attempts = models.PositiveSmallIntegerField(
         default=3,

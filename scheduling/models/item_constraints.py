@@ -91,4 +91,9 @@ CONSTRAINTS: list[models.BaseConstraint] = [
         name="item_catch_up_known",
         violation_error_message="Choose which late slots run, and a window of at most a week.",
     ),
+    models.CheckConstraint(
+        condition=Q(overlap__in=["skip", "queue", "allow"]),
+        name="item_overlap_known",
+        violation_error_message="Choose what happens when runs overlap.",
+    ),
 ]

@@ -31,6 +31,7 @@ def form_data(item: SchedulingItem, **changes: Any) -> dict[str, Any]:
         "name": item.name, "query": item.query_id, "connection": item.connection_id,
         "parameters": "{}", "enabled": "on", "scheduling_mode": "cron", "hour": 8, "minute": 0,
         "most_attempts": 3, "retry_delay_minutes": 30, "catch_up": "latest", "catch_up_minutes": 60,
+        "overlap": "skip",
         "cron_expression": "0 8 * * *", "timezone": "UTC", "sharing_mode": "filesystem",
         "output_filename_template": "{query_name}.xlsx", "output_date_format": "%Y-%m-%d",
         "output_offset_days": 0, "kafka_batch_size": 100, "kafka_key_field": "id",

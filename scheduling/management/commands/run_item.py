@@ -28,7 +28,9 @@ class Command(BaseCommand):
         assert run, "a run for this very instant cannot exist"
         finished = self._run(run)
         if finished is None:
-            raise CommandError("Another process took the run; its history row has the outcome.")
+            raise CommandError(
+                "It was not run here: its history row says why, or what became of it."
+            )
         self._report(finished)
 
     def _run(self, run: SchedulingHistoryItem) -> SchedulingHistoryItem | None:
