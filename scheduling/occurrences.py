@@ -1,14 +1,15 @@
 """When a schedule was and will be due: crontab(5) in a time zone, the same at every DST change.
 
-cronsim computes it, as Debian's cron does: a schedule with a wildcard in its hours or minutes
-follows elapsed time; a fixed time that does not exist runs at the first instant after, one that
-exists twice runs once.
+cronsim walks the wall clock, which knows no zone; here its times become instants, as in Debian's
+cron(8). A schedule whose minute or hour begins with a wildcard follows elapsed time: it takes what
+the clock shows, not what is skipped, and twice what is shown twice. Any other has fixed times: one
+that is skipped runs at the first instant after, one that exists twice runs at the first of the two.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -16,6 +17,8 @@ from cronsim import CronSim, CronSimError
 from queryexport.errors import ConfigurationError
 
 FIELDS = 5
+MINUTE = timedelta(minutes=1)
+NOTHING = timedelta()
 
 
 @dataclass(frozen=True)
@@ -33,26 +36,64 @@ class Schedule:
         expression that is not one, or that never comes true.
         """
         slots = self._slots(moment, reverse=False)
-        return takewhile(self._within, slots) if self.end_date else slots
+        later = dropwhile(lambda slot: slot.astimezone(UTC) <= moment, slots)
+        return takewhile(self._within, later) if self.end_date else later
 
     def latest(self, moment: datetime) -> datetime | None:
         """The last slot at or before `moment`, or None when there was none before the end date."""
-        start = moment
+        start = moment.astimezone(UTC)
         if self.end_date:
             ended = datetime.combine(self.end_date + timedelta(days=1), datetime.min.time())
-            start = min(moment, ended.replace(tzinfo=self.zone) - timedelta(seconds=1))
-        # The reverse walk excludes its start, and a slot is a whole minute.
-        return next(self._slots(start + timedelta(minutes=1), reverse=True), None)
+            start = min(start, ended.replace(tzinfo=self.zone).astimezone(UTC) - MINUTE)
+        slots = self._slots(start, reverse=True)
+        return next(dropwhile(lambda slot: slot.astimezone(UTC) > start, slots), None)
 
     def _slots(self, moment: datetime, *, reverse: bool) -> Iterator[datetime]:
-        local = moment.astimezone(self.zone).replace(second=0, microsecond=0)
+        """Slots in the order of time or against it; the first few may be on the wrong side."""
+        wall = self._wall_times(moment, reverse=reverse)
+        if _follows_elapsed_time(self.expression):
+            return self._each_as_shown(wall, reverse=reverse)
+        return self._each_once(wall)
+
+    def _wall_times(self, moment: datetime, *, reverse: bool) -> Iterator[datetime]:
+        """Naive times that match, from the start of a repeated hour if the moment is in one."""
+        local = moment.astimezone(UTC).astimezone(self.zone).replace(second=0, microsecond=0)
+        margin = _set_back(local)
+        start = local + (margin + MINUTE if reverse else -margin)
         try:
-            return CronSim(self.expression, local, reverse=reverse)
+            return CronSim(self.expression, start.replace(tzinfo=None), reverse=reverse)
         except CronSimError as error:
             raise ConfigurationError(
                 f"“{self.expression}” is no cron expression: {str(error).lower()}. Write minute, "
                 "hour, day of month, month and day of week, for example 0 8 * * 1-5."
             ) from error
+
+    def _each_as_shown(self, walls: Iterator[datetime], *, reverse: bool) -> Iterator[datetime]:
+        """No slot for a skipped time, two for a repeated one."""
+        held: list[datetime] = []  # The hour's other turn, which comes when this one is over.
+        for wall in walls:
+            slot = wall.replace(tzinfo=self.zone)
+            repeated = _set_back(slot)
+            if held and abs(slot - held[0]) >= repeated:
+                yield from held
+                held = []
+            if repeated > NOTHING:
+                held.append(slot.replace(fold=int(not reverse)))
+                slot = slot.replace(fold=int(reverse))
+            if repeated >= NOTHING:
+                yield slot
+        yield from held
+
+    def _each_once(self, walls: Iterator[datetime]) -> Iterator[datetime]:
+        """The first turn of a repeated time; for skipped times the first instant after, once."""
+        before = None
+        for wall in walls:
+            slot = wall.replace(tzinfo=self.zone)
+            while _set_back(slot) < NOTHING:
+                slot += MINUTE
+            if slot != before:
+                yield slot
+            before = slot
 
     def _within(self, slot: datetime) -> bool:
         return self.end_date is None or slot.date() <= self.end_date
@@ -91,3 +132,15 @@ def tick(expression: str) -> Tick:
 
 def _celery_field(values: set[int], size: int) -> str:
     return "*" if len(values) == size else ",".join(str(value) for value in sorted(values))
+
+
+def _follows_elapsed_time(expression: str) -> bool:
+    """Whether minute or hour begins with a wildcard, as Debian's cron tells the two kinds apart."""
+    minute, hour = expression.split()[-FIELDS:][:2]
+    return minute.startswith("*") or hour.startswith("*")
+
+
+def _set_back(local: datetime) -> timedelta:
+    """How far the clock goes back if it shows this time twice; negative if it skips it; else 0."""
+    first, second = local.replace(fold=0), local.replace(fold=1)
+    return second.astimezone(UTC) - first.astimezone(UTC)

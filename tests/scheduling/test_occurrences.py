@@ -45,6 +45,77 @@ def test_a_time_that_exists_twice_runs_once() -> None:
     ]
 
 
+def test_several_skipped_times_are_one_run() -> None:
+    schedule = Schedule("0,30 2,3 * * *", ROME)
+    assert first(schedule, at("2026-03-28T12:00"), 3) == [
+        "2026-03-29T03:00:00+02:00",
+        "2026-03-29T03:30:00+02:00",
+        "2026-03-30T02:00:00+02:00",
+    ]
+
+
+def test_a_time_that_has_run_is_not_due_in_the_second_turn_of_its_hour() -> None:
+    schedule = Schedule("30 2 * * *", ROME)
+    second_turn = at("2026-10-25T02:10").replace(fold=1)
+    assert first(schedule, second_turn, 1) == ["2026-10-26T02:30:00+01:00"]
+    assert str(schedule.latest(second_turn)) == "2026-10-25 02:30:00+02:00"
+
+
+def test_the_latest_slot_is_never_in_the_second_turn_during_the_first() -> None:
+    latest = Schedule("*/5 * * * *", ROME).latest(at("2026-10-25T02:59"))
+    assert str(latest) == "2026-10-25 02:55:00+02:00"
+
+
+def test_the_latest_slot_may_be_in_the_second_turn_of_the_last_hour_of_its_day() -> None:
+    cairo = ZoneInfo("Africa/Cairo")
+    for schedule in (
+        Schedule("*/5 * * * 4", cairo),
+        Schedule("*/5 * * * *", cairo, end_date=date(2026, 10, 29)),
+    ):
+        assert str(schedule.latest(at("2026-10-30T12:00"))) == "2026-10-29 23:55:00+02:00"
+
+
+@pytest.mark.parametrize(
+    ("expression", "start", "slots"),
+    [
+        ("45 * * * *", "2026-04-05T01:00", ["01:45:00+11:00", "01:45:00+10:30", "02:45:00+10:30"]),
+        ("0 */2 * * *", "2026-04-04T23:59", ["00:00:00+11:00", "02:00:00+10:30", "04:00:00+10:30"]),
+        ("*/30 3 * * *", "2026-10-04T00:00", ["03:00:00+11:00", "03:30:00+11:00"]),
+    ],
+)
+def test_a_change_of_half_an_hour_loses_no_slot(
+    expression: str, start: str, slots: list[str]
+) -> None:
+    lord_howe = ZoneInfo("Australia/Lord_Howe")
+    found = first(Schedule(expression, lord_howe), at(start, lord_howe), len(slots))
+    assert [slot[11:] for slot in found] == slots
+
+
+@pytest.mark.parametrize(
+    ("expression", "slots"),
+    [("0 */2 * * 5", ["02:00:00+03:00", "04:00:00+03:00"]), ("*/30 1 * * 5", ["01:00:00+03:00"])],
+)
+def test_a_day_without_midnight_has_the_slots_that_its_clock_shows(
+    expression: str, slots: list[str]
+) -> None:
+    cairo = ZoneInfo("Africa/Cairo")
+    found = first(Schedule(expression, cairo), at("2026-04-23T12:00", cairo), len(slots))
+    assert found == [f"2026-04-24T{slot}" for slot in slots]
+
+
+def test_a_schedule_that_is_only_due_in_repeated_hours_keeps_the_order() -> None:
+    schedule = Schedule("*/30 2 * 10 0L", ROME)
+    slots = [f"{slot:%y %H:%M %z}" for slot in islice(schedule.after(at("2026-01-01T00:00")), 5)]
+    assert slots == [
+        "26 02:00 +0200",
+        "26 02:30 +0200",
+        "26 02:00 +0100",
+        "26 02:30 +0100",
+        "27 02:00 +0200",
+    ]
+    assert str(schedule.latest(at("2027-06-01T00:00"))) == "2026-10-25 02:30:00+01:00"
+
+
 @pytest.mark.parametrize("start", ["2026-03-28T22:00", "2026-10-24T22:00"])
 def test_every_five_minutes_has_no_gap_at_either_change(start: str) -> None:
     slots = [
