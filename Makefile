@@ -6,7 +6,7 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types layers migrations bench-kafka services \
+.PHONY: help demo test check lint format types layers migrations bench-kafka bench-sweep services \
 	requirements clean
 
 help: ## List the commands
@@ -39,6 +39,9 @@ migrations: $(DEVELOPMENT) .env ## Check that no migration is missing
 
 bench-kafka: $(DEVELOPMENT) .env ## Rows to Kafka: C tools, a plain loop, and this product
 	$(BIN)/python -m benchmarks.kafka $(if $(ROWS),--rows $(ROWS)) $(if $(DATABASE),--database $(DATABASE))
+
+bench-sweep: $(DEVELOPMENT) .env ## One sweep over 100 to 10,000 items that are all due
+	$(BIN)/python -m benchmarks.sweep
 
 services: ## Install PostgreSQL, MariaDB, Redis and Kafka for the tests (Debian, root)
 	bash tests/services/install.sh

@@ -1,5 +1,7 @@
 """The admin pages of items: what runs when and where to, and Run now."""
 
+from datetime import UTC
+from itertools import islice
 from typing import Any
 
 from django.contrib import admin, messages
@@ -10,7 +12,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.views.decorators.http import require_POST
 
 from queryexport.errors import ConfigurationError
@@ -31,7 +33,7 @@ class SchedulingItemAdmin(admin.ModelAdmin):
     list_select_related = ("query", "connection")
     search_fields = ("name", "description", "query__name", "kafka_topic", "email_to")
     autocomplete_fields = ("query", "connection")
-    readonly_fields = ("next_run",)
+    readonly_fields = ("next_run", "next_runs")
     actions = ("run_selected",)
     fieldsets = (
         (None, {"fields": ("name", "query", "connection", "parameters", "description")}),
@@ -40,7 +42,7 @@ class SchedulingItemAdmin(admin.ModelAdmin):
             {
                 "fields": (
                     "enabled", "scheduling_mode", "days_of_week", ("hour", "minute"),
-                    "cron_expression", "timezone", "end_date", "next_run",
+                    "cron_expression", "timezone", "end_date", "next_runs",
                     "overlap", ("catch_up", "catch_up_minutes"),
                     ("most_attempts", "retry_delay_minutes"),
                 )
@@ -97,6 +99,18 @@ class SchedulingItemAdmin(admin.ModelAdmin):
         except ConfigurationError as error:
             return error.message
         return f"{slot:%Y-%m-%d %H:%M %Z}" if slot else "ended"
+
+    @admin.display(description="next 10 runs")
+    def next_runs(self, item: SchedulingItem) -> str:
+        """As the schedule is stored, also of a disabled item; in its own zone and in UTC."""
+        if item.pk is None:
+            return "Shown once it is saved."
+        try:
+            slots = list(islice(item.schedule.after(timezone.now()), 10))
+        except ConfigurationError as error:
+            return error.message
+        rows = ((f"{slot:%a %Y-%m-%d %H:%M %Z}", f"{slot.astimezone(UTC):%H:%M}") for slot in slots)
+        return format_html_join("", "<div>{} ({} UTC)</div>", rows) or "ended"
 
     @admin.display(description="last run")
     def last_run(self, item: Any) -> str:

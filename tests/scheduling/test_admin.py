@@ -1,9 +1,11 @@
 """The admin of items and history: who may do what, and what the pages say."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -238,3 +240,15 @@ def test_sending_rows_again_is_not_the_items_last_run(
 
 def test_beats_own_tables_cannot_be_edited(admin_client: Client) -> None:
     assert admin_client.get("/admin/django_celery_beat/periodictask/").status_code == 404
+
+
+def test_the_form_shows_the_next_ten_runs_in_the_items_zone(
+    make_item: MakeItem, admin_client: Client
+) -> None:
+    item = make_item(cron_expression="30 2 * * *", timezone="Europe/Rome")
+    with time_machine.travel(datetime(2026, 3, 27, 12, tzinfo=UTC), tick=False):
+        page = admin_client.get(f"/admin/scheduling/schedulingitem/{item.pk}/change/")
+    shown = page.content.decode()
+    assert shown.count(" UTC)</div>") == 10
+    assert "Sat 2026-03-28 02:30 CET (01:30 UTC)" in shown
+    assert "Sun 2026-03-29 03:00 CEST (01:00 UTC)" in shown  # 02:30 does not exist on that day.
