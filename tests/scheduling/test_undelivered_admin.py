@@ -9,7 +9,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from kafka_sink.messages import Message
 from kafka_sink.models import Delivery
-from scheduling import replays
+from scheduling import attempts, replays
 from scheduling.models import SchedulingHistoryItem, UndeliveredMessage
 from scheduling.undelivered.rows import UndeliveredRow
 from tests.factories import MakeItem
@@ -86,6 +86,14 @@ class TestThePageOfARun:
             page = words(admin_client, f"{HISTORY}_{name}", run.pk)
             assert "Rather run the item again than send only the kept rows" in page
 
+    def test_says_that_a_further_attempt_sends_all_rows_anew(
+        self, run: SchedulingHistoryItem, admin_client: Client
+    ) -> None:
+        assert attempts.try_again(run, now=run.timestamp)
+        for name in ("change", "replay"):
+            page = words(admin_client, f"{HISTORY}_{name}", run.pk)
+            assert "Attempt 2 (queued) sends all rows of this slot anew." in page
+
     def test_says_why_an_all_or_nothing_run_keeps_nothing(
         self, make_item: MakeItem, admin_client: Client
     ) -> None:
@@ -119,11 +127,11 @@ class TestThePageOfARun:
     ) -> None:
         url = reverse(f"{HISTORY}_change", args=[run.pk])
         admin_client.get(url)
-        with django_assert_num_queries(11):
+        with django_assert_num_queries(12):
             admin_client.get(url)
         for message in run.undelivered.filter(unknown=False):
             replays.replay(run, user=None, messages=[message.pk])
-        with django_assert_num_queries(11):
+        with django_assert_num_queries(12):
             admin_client.get(url)
 
 
