@@ -4,7 +4,8 @@ A tick of beat runs most slots; this finds those that no tick brought, because b
 the workers were away.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 from typing import Any
@@ -55,9 +56,7 @@ def fill(now: datetime) -> int:
         for row in _rows(item, [slot for slot in slots if (item.pk, slot) not in there], now)
     ]
     SchedulingHistoryItem.objects.bulk_create(rows, ROWS_AT_ONCE, ignore_conflicts=True)
-    for item, slots in due.items():
-        item.next_slot = item.first_slot_after(slots[-1] if slots else now)
-    SchedulingItem.objects.bulk_update(items, ["next_slot"], ROWS_AT_ONCE)
+    _move_on((item, slots[-1] if slots else now) for item, slots in due.items())
     return len(rows)
 
 
@@ -73,10 +72,22 @@ def _item_loaded(instance: SchedulingItem, raw: bool = False, **kwargs: Any) -> 
 
 def _begin_where_nobody_knows(now: datetime) -> None:
     """Items that were loaded, or are from before an upgrade, begin with the slot after now."""
-    unknown = list(SchedulingItem.objects.filter(next_slot__isnull=True)[:MOST_ITEMS])
-    for item in unknown:
-        item.next_slot = item.first_slot_after(now)
-    SchedulingItem.objects.bulk_update(unknown, ["next_slot"], ROWS_AT_ONCE)
+    unknown = SchedulingItem.objects.filter(next_slot__isnull=True)[:MOST_ITEMS]
+    _move_on((item, now) for item in unknown)
+
+
+def _move_on(items: Iterable[tuple[SchedulingItem, datetime]]) -> None:
+    """Gives each item the first slot after its moment, unless its schedule was changed meanwhile.
+
+    Many items have the same next slot before and after, so the updates are few.
+    """
+    alike: defaultdict[tuple[datetime | None, datetime], list[int]] = defaultdict(list)
+    for item, moment in items:
+        alike[item.next_slot, item.first_slot_after(moment)].append(item.pk)
+    for (before, after), pks in alike.items():
+        for start in range(0, len(pks), ROWS_AT_ONCE):
+            some = SchedulingItem.objects.filter(pk__in=pks[start : start + ROWS_AT_ONCE])
+            some.filter(next_slot=before).update(next_slot=after)
 
 
 def _slots(item: SchedulingItem, until: datetime) -> list[datetime]:

@@ -191,6 +191,25 @@ def test_a_long_outage_is_worked_off_in_pieces(
     assert [slot for slot, _ in statuses(item)] == [first + n * MINUTE for n in range(40)]
 
 
+def test_a_schedule_that_is_changed_during_a_sweep_keeps_its_own_next_slot(
+    item_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = item_of()
+    first_slot_after = SchedulingItem.first_slot_after
+
+    def changed_meanwhile(stale: SchedulingItem, moment: datetime) -> datetime:
+        monkeypatch.undo()
+        with time_machine.travel(EIGHT + 3 * HOUR, tick=False):
+            item.cron_expression = "30 11 * * *"
+            item.save()
+        return first_slot_after(stale, moment)
+
+    monkeypatch.setattr(SchedulingItem, "first_slot_after", changed_meanwhile)
+    sweep(EIGHT + 3 * HOUR)
+    item.refresh_from_db()
+    assert item.next_slot == EIGHT + 3 * HOUR + 30 * MINUTE
+
+
 @pytest.mark.usefixtures("task_folder")
 def test_a_sweep_takes_the_same_number_of_queries_for_any_number_of_items(
     item_of: Any, django_assert_num_queries: Any
