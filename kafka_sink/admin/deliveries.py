@@ -1,7 +1,5 @@
 """The admin's pages of the ledger of deliveries."""
 
-from typing import Any
-
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -9,12 +7,13 @@ from django.utils.html import format_html
 from django.utils.text import Truncator
 
 from kafka_sink.models import Delivery
+from queryexport.read_only import ReadOnlyAdmin
 
 LONGEST_ERROR_IN_LIST = 160
 
 
 @admin.register(Delivery)
-class DeliveryAdmin(admin.ModelAdmin):
+class DeliveryAdmin(ReadOnlyAdmin):
     """Read-only: the ledger is written by deliveries alone."""
 
     list_display = (
@@ -25,17 +24,6 @@ class DeliveryAdmin(admin.ModelAdmin):
     )  # fmt: skip
     search_fields = ("export_id", "topic", "last_error")
     date_hierarchy = "started_at"
-    show_full_result_count = False
-    list_per_page = 50
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Delivery]:
         return super().get_queryset(request).select_related("user")

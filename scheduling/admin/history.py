@@ -17,6 +17,7 @@ from django.utils.text import Truncator
 from django.views.decorators.http import require_http_methods
 
 from queryexport.errors import ExportError
+from queryexport.read_only import ReadOnlyAdmin
 from scheduling import replays
 from scheduling.admin.links import run_link, status_badge
 from scheduling.admin.undelivered_section import undelivered_section
@@ -30,7 +31,7 @@ PAGE = "admin:scheduling_schedulinghistoryitem"
 
 
 @admin.register(SchedulingHistoryItem)
-class SchedulingHistoryItemAdmin(admin.ModelAdmin):
+class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
     """Read-only: what happened cannot be edited, added or deleted here."""
 
     change_form_template = f"{TEMPLATES}/change_form.html"
@@ -41,8 +42,6 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
     list_display_links = ("timestamp", "item_name")
     search_fields = ("item_name", "query", "kafka_topic", "export_id", "error")
     date_hierarchy = "timestamp"
-    show_full_result_count = False
-    list_per_page = 50
     fieldsets = (
         (
             "Outcome",
@@ -88,15 +87,6 @@ class SchedulingHistoryItemAdmin(admin.ModelAdmin):
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         return super().changelist_view(request, {"title": "History", **(extra_context or {})})
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingHistoryItem]:
         return super().get_queryset(request).select_related("item", "user")

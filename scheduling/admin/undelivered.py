@@ -12,6 +12,7 @@ from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.text import Truncator
 
+from queryexport.read_only import ReadOnlyAdmin
 from scheduling import replays
 from scheduling.admin.links import run_link
 from scheduling.forms import ReplayForm
@@ -49,7 +50,7 @@ class StateFilter(admin.SimpleListFilter):
 
 
 @admin.register(UndeliveredMessage)
-class UndeliveredMessageAdmin(admin.ModelAdmin):
+class UndeliveredMessageAdmin(ReadOnlyAdmin):
     """Read-only: rows are kept by runs, and change only by being sent again."""
 
     list_display = (
@@ -57,22 +58,11 @@ class UndeliveredMessageAdmin(admin.ModelAdmin):
     )  # fmt: skip
     list_filter = (StateFilter, OutcomeFilter, "run__item")
     search_fields = ("reason", "run__item_name", "run__kafka_topic")
-    show_full_result_count = False
-    list_per_page = 50
     actions = ("send_again",)
     fieldsets = (
         ("Outcome", {"fields": ("outcome", "reason", "attempts", "of_run", "number", "taken")}),
         ("Message", {"fields": ("topic", "key_shown", "value_shown", "headers_shown", "time")}),
     )
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
     def has_replay_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("scheduling.replay_schedulinghistoryitem")
