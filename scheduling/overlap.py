@@ -35,7 +35,7 @@ def _give_way(run: SchedulingHistoryItem, going_on: SchedulingHistoryItem, now: 
     assert run.item
     waits = run.attempt > 1 or (run.item.overlap == Overlap.QUEUE and not _one_waits_before(run))
     if waits:
-        changes: dict[str, Any] = {"not_before": now + LOOK_AGAIN_AFTER, "dispatched_at": None}
+        changes: dict[str, Any] = {"not_before": now + LOOK_AGAIN_AFTER}
     else:
         reason = (
             f"Run {going_on.pk} of the same item was still going on, since "

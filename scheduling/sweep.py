@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 
 from scheduling import attempts, runs, slots
@@ -68,6 +68,8 @@ def _dispatch_waiting(now: datetime) -> int:
     )
     due = waiting.filter(
         Q(dispatched_at__lt=now - DISPATCH_AGAIN_AFTER)
+        # It gave way since then, which a fast worker may do before the hand-over is written down.
+        | Q(dispatched_at__lt=F("not_before"))
         | Q(dispatched_at__isnull=True, not_before__isnull=False)
         | Q(dispatched_at__isnull=True, timestamp__lt=now - DISPATCH_AGAIN_AFTER)
     )

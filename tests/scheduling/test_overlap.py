@@ -70,6 +70,19 @@ def test_a_run_that_waits_is_looked_at_again(make_item: MakeItem) -> None:
     assert sweep(run.not_before).dispatched == 1
 
 
+@pytest.mark.usefixtures("task_folder")
+def test_a_run_that_gave_way_before_its_hand_over_was_written_down_waits_no_longer(
+    make_item: MakeItem,
+) -> None:
+    item = make_item(overlap="queue")
+    going_on(item, heartbeat_at=SLOT + 100 * 365 * 24 * HOUR)
+    run = executed(queued(item))
+    assert run.not_before
+    handed_over = run.not_before - timedelta(seconds=29)
+    SchedulingHistoryItem.objects.filter(pk=run.pk).update(dispatched_at=handed_over)
+    assert [sweep(run.not_before).dispatched, sweep(run.not_before).dispatched] == [1, 0]
+
+
 def test_runs_may_be_allowed_at_once(make_item: MakeItem) -> None:
     item = make_item(overlap="allow")
     going_on(item)
