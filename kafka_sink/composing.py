@@ -5,14 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from kafka_sink.exact_json import encoded, exact
-from kafka_sink.messages import Message
+from kafka_sink.messages import Headers, Message
 from kafka_sink.publishing import BATCH_BYTES, MESSAGE_BYTES, MOST_MESSAGES, size
 
 ADDED_HEADERS = frozenset({"export_id", "row"})
 FIELDS = frozenset({"key", "value"})
 ERRORS_SHOWN = 10
-
-Headers = tuple[tuple[str, bytes], ...]
 
 
 class Wrong(Exception):

@@ -21,6 +21,8 @@ RANGES: Mapping[str, tuple[int, int]] = {
     "max_in_flight": (1, 5),
 }
 BATCH_MESSAGES = (1, 10_000)
+# Kafka's own rule: org.apache.kafka.common.internals.Topic, LEGAL_CHARS.
+TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 # A feature of the client library that a mechanism needs, by librdkafka's `builtin.features`.
 FEATURES: Mapping[str, str] = {
     "PLAIN": "sasl_plain",

@@ -7,10 +7,10 @@ from typing import Any
 from django import forms
 
 from kafka_sink import composing
-from kafka_sink.messages import Message
+from kafka_sink.config import TOPIC_PATTERN
+from kafka_sink.messages import Headers, Message
 from kafka_sink.models import KafkaConnection
 from kafka_sink.probe.reading import MOST_MESSAGES
-from kafka_sink.publishing import TOPIC_PATTERN
 from queryexport.forms import SecretModelForm
 
 TEXT = {"class": "vLargeTextField sql", "spellcheck": "false"}
@@ -89,7 +89,7 @@ class PublishForm(forms.Form):
         '"admin"}. export_id and row are added.',
     )
 
-    def clean_headers(self) -> composing.Headers:
+    def clean_headers(self) -> Headers:
         try:
             return composing.headers(self.cleaned_data["headers"])
         except composing.Wrong as error:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import islice, repeat, starmap
 from typing import NamedTuple, Self, TypeAlias
 
@@ -54,6 +55,7 @@ class Batch:
         """Keys and values together."""
         return sum(map(len, self.values)) + sum(map(len, filter(None, self.keys)))
 
+    @cached_property
     def largest_bytes(self) -> int:
         """At least the size of the largest key with its value."""
         keys = map(len, filter(None, self.keys))

@@ -216,7 +216,7 @@ class CountingProducer:
         """
         if self._headers or len(batch) > QUEUE_MESSAGES:
             return False
-        largest = max(batch.largest_bytes(), self.ledger.largest_bytes)
+        largest = max(batch.largest_bytes, self.ledger.largest_bytes)
         return QUEUE_MESSAGES * largest <= QUEUE_KBYTES * 1024
 
     def _produce_together(self, batch: Batch) -> None:

@@ -26,7 +26,6 @@ SOURCE = "api"
 MESSAGE_BYTES = 1_000_000
 BATCH_BYTES = 10_000_000
 MOST_MESSAGES = 10_000
-TOPIC_PATTERN = r"^[A-Za-z0-9._-]{1,249}$"
 
 
 @dataclass(frozen=True)

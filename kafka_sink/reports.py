@@ -250,7 +250,7 @@ class Ledger:
     def hand_over(self, batch: Batch) -> None:
         """Notes the sizes of messages that were handed to the client, or refused by it."""
         self._handed_bytes += batch.size_bytes()
-        self.largest_bytes = max(self.largest_bytes, batch.largest_bytes())
+        self.largest_bytes = max(self.largest_bytes, batch.largest_bytes)
 
     def refuse(self, message: Message, error: KafkaError) -> None:
         """A message that the client did not even accept."""

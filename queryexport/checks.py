@@ -21,16 +21,20 @@ def encryption_keys(**kwargs: Any) -> list[CheckMessage]:
 
 @register
 def export_root(**kwargs: Any) -> list[CheckMessage]:
-    """The nearest existing folder of EXPORT_ROOT must be writable, so that it can be made."""
-    root = Path(settings.EXPORT_ROOT)
+    return writable_folder("EXPORT_ROOT", of="Exports", error_id="queryexport.E002")
+
+
+def writable_folder(setting: str, *, of: str, error_id: str) -> list[CheckMessage]:
+    """The nearest existing folder of the setting must be writable, so that it can be made."""
+    root = Path(getattr(settings, setting))
     nearest = next(path for path in (root, *root.absolute().parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK):
         return []
     return [
         Error(
-            f"Exports cannot be written to EXPORT_ROOT {root}.",
-            hint=f"Make {nearest} a folder that the worker may write to, or set EXPORT_ROOT.",
-            id="queryexport.E002",
+            f"{of} cannot be written to {setting} {root}.",
+            hint=f"Make {nearest} a folder that the worker may write to, or set {setting}.",
+            id=error_id,
         )
     ]
 

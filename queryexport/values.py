@@ -62,6 +62,7 @@ class JsonEncoder:
         of the kind. `ending` stands in for the brace that closes each object.
         """
         columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+        assert len(columns) == len(names), "a row has one value per name"
         kinds = [set(map(type, column)) for column in columns]
         if any(not kind.isdisjoint(CONTAINERS) for kind in kinds):
             return self._one_by_one(names, rows, ending)

@@ -6,8 +6,6 @@ from django.db import IntegrityError, transaction
 
 from scheduling.models import SchedulingHistoryItem
 
-Status = SchedulingHistoryItem.Status
-
 
 def try_again(run: SchedulingHistoryItem, *, now: datetime) -> SchedulingHistoryItem | None:
     """Queues the next attempt of a run that did not work out, for later; None when there is none.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
+from kafka_sink.config import TOPIC_PATTERN
 from queryexport.filenames import fill
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 DAYS = range(7)
 HEADER_PREFIX = "query_export."
-# Kafka's own rule: org.apache.kafka.common.internals.Topic, LEGAL_CHARS.
-TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 Rule = tuple[str, Callable[[], object]]
 
@@ -30,6 +29,7 @@ def rules(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
         ("email_to", partial(check_addresses, item.to)),
         ("email_cc", partial(check_addresses, item.cc)),
         ("kafka_headers", partial(check_headers, item.kafka_headers)),
+        ("kafka_topic", partial(check_topic, item.kafka_topic)),
         ("kafka_dead_letter_topic", partial(check_topic, item.kafka_dead_letter_topic)),
     ]
     if item.scheduling_mode == "classic":
@@ -91,7 +91,7 @@ def check_headers(headers: Any) -> None:
 
 def check_topic(name: str) -> None:
     """Nothing is a topic, too: none."""
-    if name and (name in {".", ".."} or not TOPIC_NAME.fullmatch(name)):
+    if name and (name in {".", ".."} or not re.fullmatch(TOPIC_PATTERN, name)):
         raise ValidationError(
             f"“{name}” is no topic name. It has letters, digits, dots, hyphens and underscores."
         )

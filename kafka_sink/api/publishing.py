@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from kafka_sink.api.access import needs
 from kafka_sink.api.connections import DEFAULT, Configuration, settings_of
 from kafka_sink.api.errors import PROBLEMS, ApiProblem
-from kafka_sink.config import BATCH_MESSAGES
+from kafka_sink.config import BATCH_MESSAGES, TOPIC_PATTERN
 from kafka_sink.exact_json import encoded
 from kafka_sink.messages import Message
 from kafka_sink.probe import probe
@@ -18,7 +18,6 @@ from kafka_sink.publishing import (
     BATCH_BYTES,
     MESSAGE_BYTES,
     MOST_MESSAGES,
-    TOPIC_PATTERN,
     Published,
     publish,
     size,
