@@ -16,7 +16,7 @@ class DatabaseConnectionAdmin(admin.ModelAdmin):
         (None, {"fields": ("name", "environment", "description")}),
         ("Where", {"fields": ("engine", "host", "port", "database", "options")}),
         ("Who", {"fields": ("username", "password")}),
-        ("Limits", {"fields": ("connect_timeout_sec", "statement_timeout_sec")}),
+        ("Limits", {"fields": ("connect_timeout_sec", "statement_timeout_sec", "most_runs")}),
     )
 
 

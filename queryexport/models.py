@@ -1,9 +1,13 @@
 """What operators keep: the database connections, and the queries that run on them."""
 
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
+from timezone_field import TimeZoneField
 
 from queryexport.encryption import EncryptedTextField
 from queryexport.engines import DIALECTS, ConnectionSettings, check_options
@@ -11,6 +15,14 @@ from queryexport.errors import ConfigurationError, QueryError
 from queryexport.parameters import check_single, find_parameters
 
 LONGEST_TIMEOUT_SEC = 24 * 60 * 60
+
+
+def every_day() -> list[int]:
+    return list(range(7))
+
+
+def default_timezone() -> ZoneInfo:
+    return ZoneInfo(settings.TIME_ZONE)
 
 
 class DatabaseConnection(models.Model):
@@ -78,6 +90,14 @@ class DatabaseConnection(models.Model):
         default=300,
         validators=[MinValueValidator(1), MaxValueValidator(LONGEST_TIMEOUT_SEC)],
         help_text="Seconds of database time after which a query is stopped, for example 300.",
+    )
+    most_runs = models.PositiveSmallIntegerField(
+        "most runs at once",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(1000)],
+        help_text="How many runs may read from it at once, for example 2; others wait. Empty: any "
+        "number.",
     )
     description = models.TextField(
         blank=True, help_text="What is in it and whom to call, for example Tracking, DBA team 2."
@@ -156,6 +176,29 @@ class DatabaseConnection(models.Model):
             connect_timeout_sec=self.connect_timeout_sec,
             statement_timeout_sec=self.statement_timeout_sec,
         )
+
+
+class BlackoutWindow(models.Model):
+    """A time of day in which no run may begin to read from a connection."""
+
+    connection = models.ForeignKey(
+        DatabaseConnection, on_delete=models.CASCADE, related_name="blackouts"
+    )
+    days_of_week = models.JSONField(
+        default=every_day,
+        help_text="Days on which it begins: 0 = Monday … 6 = Sunday, for example [0, 1, 2, 3, 4].",
+    )
+    start = models.TimeField("from", help_text="For example 22:00.")
+    end = models.TimeField("to", help_text="For example 05:30; on the next day if not later.")
+    timezone = TimeZoneField(
+        default=default_timezone, help_text="The zone of both times, for example Europe/Rome."
+    )
+
+    class Meta:
+        ordering = ["connection", "start"]
+
+    def __str__(self) -> str:
+        return f"{self.start:%H:%M}–{self.end:%H:%M} {self.timezone}"
 
 
 class Query(models.Model):

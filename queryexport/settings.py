@@ -90,9 +90,19 @@ if CELERY_BROKER_URL == "folder://localhost":
         "data_folder_out": DATA_DIR / "celery",
         "control_folder": DATA_DIR / "celery",
     }
+elif CELERY_BROKER_URL.startswith(("redis", "sentinel")):
+    # Longer than any run: a message that was not acknowledged by then goes to another worker.
+    CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 25 * 60 * 60}
+    CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_BEAT_SYNC_EVERY = 1
+# A worker consumes all of them unless told otherwise by -Q.
+CELERY_TASK_QUEUES = {
+    name: {"exchange": "query-export", "routing_key": name} for name in ("service", "short", "long")
+}
+CELERY_TASK_DEFAULT_QUEUE = "short"
+CELERY_TASK_ROUTES = {"scheduling.sweep": {"queue": "service"}}
 # One that could not be run in time is not worth running: the next one does it all.
 CELERY_BEAT_SCHEDULE = {
     "sweep": {"task": "scheduling.sweep", "schedule": 30.0, "options": {"expires": 25.0}}

@@ -76,6 +76,7 @@ def _wanted(item: SchedulingItem, now: datetime) -> dict[str, Any] | None:
     return {
         "task": TICK_TASK,
         "args": json.dumps([item.pk]),
+        "queue": item.work_queue,
         "crontab": _crontab(item),
         "enabled": True,
         "description": item.name,

@@ -18,7 +18,7 @@ from queryexport.rows import Receipt
 from scheduling import overlap
 from scheduling.execution import Execution
 from scheduling.heartbeat import Heartbeat
-from scheduling.models import SchedulingHistoryItem, SchedulingItem
+from scheduling.models import SchedulingHistoryItem, SchedulingItem, WorkQueue
 from scheduling.progress import RunProgress
 from scheduling.slots import PUNCTUAL
 
@@ -177,7 +177,7 @@ def dispatch_all(waiting: Iterable[SchedulingHistoryItem], now: datetime) -> int
     handed: list[int] = []
     try:
         for run in waiting:
-            current_app.send_task(EXECUTE_TASK, [run.pk])
+            _send(run)
             handed.append(run.pk)
     except (OperationalError, OSError):
         log.exception("Runs still wait: the broker cannot be reached")
@@ -188,5 +188,10 @@ def dispatch_all(waiting: Iterable[SchedulingHistoryItem], now: datetime) -> int
 
 
 def _hand_over(run: SchedulingHistoryItem, now: datetime) -> None:
-    current_app.send_task(EXECUTE_TASK, [run.pk])
+    _send(run)
     SchedulingHistoryItem.objects.filter(pk=run.pk).update(dispatched_at=now)
+
+
+def _send(run: SchedulingHistoryItem) -> None:
+    queue = run.item.work_queue if run.item else WorkQueue.SHORT
+    current_app.send_task(EXECUTE_TASK, [run.pk], queue=queue)

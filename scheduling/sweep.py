@@ -73,4 +73,6 @@ def _dispatch_waiting(now: datetime) -> int:
         | Q(dispatched_at__isnull=True, not_before__isnull=False)
         | Q(dispatched_at__isnull=True, timestamp__lt=now - DISPATCH_AGAIN_AFTER)
     )
-    return runs.dispatch_all(due.order_by("pk").only("pk")[:MOST_AT_ONCE], now)
+    return runs.dispatch_all(
+        due.order_by("pk").select_related("item").only("pk", "item__work_queue")[:MOST_AT_ONCE], now
+    )

@@ -45,6 +45,7 @@ class SchedulingItemAdmin(admin.ModelAdmin):
                     "cron_expression", "timezone", "end_date", "next_runs",
                     "overlap", ("catch_up", "catch_up_minutes"),
                     ("most_attempts", "retry_delay_minutes"),
+                    "work_queue", ("no_progress_minutes", "time_limit_minutes"),
                 )
             },
         ),

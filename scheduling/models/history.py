@@ -36,6 +36,8 @@ class SchedulingHistoryItem(models.Model):
         MANUAL = "manual", "Run now"
         COMMAND = "command", "Command"
         REPLAY = "replay", "Sent again"
+        RERUN = "rerun", "Run again"
+        BACKFILL = "backfill", "Backfill"
 
     item = models.ForeignKey(
         SchedulingItem,
@@ -72,6 +74,21 @@ class SchedulingHistoryItem(models.Model):
         default=dict,
         encoder=DjangoJSONEncoder,
         help_text="The parameters as bound, relative dates resolved.",
+    )
+    given_parameters = models.JSONField(
+        null=True,
+        help_text="The item's parameters at the time, before relative dates were resolved.",
+    )
+    watermark_from = models.CharField(
+        max_length=200, blank=True, help_text="The lower bound of its rows, for example 120."
+    )
+    watermark_to = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="The upper bound of its rows, fixed at its start, for example 180.",
+    )
+    watermark_moved = models.BooleanField(
+        default=False, help_text="Whether the item's watermark was moved to the upper bound."
     )
     start_date = models.DateField(
         null=True, help_text="The day that {date} stood for, offset included."
@@ -133,6 +150,19 @@ class SchedulingHistoryItem(models.Model):
     dispatched_at = models.DateTimeField(
         null=True, help_text="When it was last handed to the workers."
     )
+    waits_for = models.CharField(
+        max_length=300, blank=True, help_text="Why it waits, for example for run 120 of its item."
+    )
+    cancel_requested_at = models.DateTimeField(
+        null=True, help_text="When a person asked to cancel it."
+    )
+    cancelled_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        related_name="+",
+        help_text="The person who asked to cancel it.",
+    )
     replay_of = models.ForeignKey(
         "self",
         on_delete=models.SET_NULL,
@@ -167,7 +197,10 @@ class SchedulingHistoryItem(models.Model):
         verbose_name = "history row"
         verbose_name_plural = "history"
         ordering = ["-timestamp", "-pk"]
-        permissions = [("replay_schedulinghistoryitem", "Can send undelivered rows again")]
+        permissions = [
+            ("replay_schedulinghistoryitem", "Can send undelivered rows again"),
+            ("cancel_schedulinghistoryitem", "Can cancel a run"),
+        ]
         indexes = [
             models.Index(fields=["-timestamp", "-id"], name="history_newest"),
             models.Index(fields=["status", "-timestamp"], name="history_by_status"),
@@ -202,7 +235,7 @@ class SchedulingHistoryItem(models.Model):
                 name="history_success_means_all_delivered",
             ),
             models.CheckConstraint(
-                condition=~Q(status__in=["partial", "fail", "lost"]) | ~Q(error=""),
+                condition=~Q(status__in=["partial", "fail", "lost", "cancelled"]) | ~Q(error=""),
                 name="history_failure_has_error",
             ),
             models.CheckConstraint(

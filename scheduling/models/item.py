@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -15,9 +14,11 @@ from timezone_field import TimeZoneField
 
 from queryexport.errors import ConfigurationError, ExportError
 from queryexport.filenames import Tokens, file_name, folder_inside
-from queryexport.models import DatabaseConnection, Query
+from queryexport.models import DatabaseConnection, Query, default_timezone
 from queryexport.parameters import bind, resolve
 from scheduling.models.item_constraints import CONSTRAINTS
+from scheduling.models.item_kafka import KafkaDelivery
+from scheduling.models.item_policy import RunPolicy
 from scheduling.occurrences import Schedule, classic, five_fields
 from scheduling.rules import addresses, rules
 
@@ -32,40 +33,19 @@ SCHEDULE_FIELDS = (
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
-def default_timezone() -> ZoneInfo:
-    return ZoneInfo(settings.TIME_ZONE)
-
-
 class SharingMode(models.TextChoices):
     FILESYSTEM = "filesystem", "File"
     EMAIL = "email", "E-mail"
     KAFKA = "kafka", "Kafka"
 
 
-class CatchUp(models.TextChoices):
-    SKIP = "skip", "None of them"
-    LATEST = "latest", "The last of them"
-    ALL = "all", "All of them"
+class WatermarkKind(models.TextChoices):
+    TIME = "time", "A time or a date"
+    NUMBER = "number", "A number"
+    TEXT = "text", "A time as text, for example 2026-11-23 08:00:00"
 
 
-class Overlap(models.TextChoices):
-    SKIP = "skip", "The new run is skipped"
-    QUEUE = "queue", "One new run waits for it"
-    ALLOW = "allow", "Both run at once"
-
-
-class KafkaNullKey(models.TextChoices):
-    FAIL = "fail", "The run fails"
-    SEND = "null", "It is sent without a key"
-    SKIP = "skip", "It is left out and counted"
-
-
-class KafkaGuarantee(models.TextChoices):
-    AT_LEAST_ONCE = "at_least_once", "At least once, with a threshold"
-    TRANSACTION = "transaction", "All or nothing, in one transaction"
-
-
-class SchedulingItem(models.Model):
+class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
     """One query on one connection, when it runs, and where its rows go."""
 
     class Mode(models.TextChoices):
@@ -140,46 +120,33 @@ class SchedulingItem(models.Model):
         '"states": ["NEW", "SENT"]}. {today} is the day of the slot in the item\'s zone.',
     )
 
+    watermark_column = models.CharField(
+        max_length=100,
+        blank=True,
+        help_text="Column of the query by which each run sends only what is new, for example "
+        "updated_at. The query then says WHERE updated_at > :watermark_from AND updated_at <= "
+        ":watermark_to. Empty: every run sends all that the query gives.",
+    )
+    watermark_kind = models.CharField(
+        max_length=10,
+        choices=WatermarkKind,
+        default=WatermarkKind.TIME,
+        help_text="What the column holds, for example a time.",
+    )
+    watermark_lag_sec = models.PositiveIntegerField(
+        "watermark lag (s)",
+        default=0,
+        validators=[MaxValueValidator(604_800)],
+        help_text="Rows younger than so many seconds are left to the next run, because older ones "
+        "may still be committed after them, for example 60. For times only.",
+    )
+
     next_slot = models.DateTimeField(
         null=True,
         editable=False,
         db_index=True,
         help_text="The first slot that has not been dealt with, for example 2026-11-24 08:00:00.",
     )
-    catch_up = models.CharField(
-        "catch up",
-        max_length=10,
-        choices=CatchUp,
-        default=CatchUp.LATEST,
-        help_text="Which slots run late when beat, the broker or the workers were away at their "
-        "time. The others are missed, and have a row that says so.",
-    )
-    catch_up_minutes = models.PositiveSmallIntegerField(
-        "catch up (minutes)",
-        default=60,
-        validators=[MaxValueValidator(10_080)],
-        help_text="How late a slot may start, in minutes, for example 60; at most a week.",
-    )
-    overlap = models.CharField(
-        max_length=10,
-        choices=Overlap,
-        default=Overlap.SKIP,
-        help_text="What happens when a run is due while one of the same item is going on. A "
-        "further attempt always waits.",
-    )
-    most_attempts = models.PositiveSmallIntegerField(
-        default=3,
-        validators=[MinValueValidator(1), MaxValueValidator(20)],
-        help_text="How often a slot is tried in all, when the error may pass by itself, for "
-        "example 3. Wrong SQL and wrong passwords are not tried again.",
-    )
-    retry_delay_minutes = models.PositiveSmallIntegerField(
-        "retry delay (minutes)",
-        default=30,
-        validators=[MaxValueValidator(1440)],
-        help_text="Minutes from a failed attempt to the next, for example 30.",
-    )
-
     sharing_mode = models.CharField(
         max_length=10,
         choices=SharingMode,
@@ -228,82 +195,6 @@ class SchedulingItem(models.Model):
         blank=True,
         default="Attached: {query_name}, {date}.",
         help_text="Takes the same tokens, for example Traces of {date-1} are attached.",
-    )
-
-    kafka_connection = models.CharField(
-        max_length=100,
-        default="default",
-        blank=True,
-        help_text="Name of the Kafka connection, for example default.",
-    )
-    kafka_topic = models.CharField(
-        max_length=249, blank=True, help_text="An existing topic, for example shipments.traces."
-    )
-    kafka_key_field = models.CharField(
-        max_length=100,
-        default="id",
-        blank=True,
-        help_text="Column whose value is the message key, for example codice_spedizione. Several "
-        "columns, with commas between them, give a JSON array of their values.",
-    )
-    kafka_null_key = models.CharField(
-        "Kafka NULL key",
-        max_length=10,
-        choices=KafkaNullKey,
-        default=KafkaNullKey.FAIL,
-        help_text="What happens to a row whose key is NULL, for example leave it out and count it.",
-    )
-    kafka_timestamp_field = models.CharField(
-        max_length=100,
-        blank=True,
-        help_text="Column whose date or time becomes the message's, for example data_evento. "
-        "Empty: the time of sending.",
-    )
-    kafka_headers = models.JSONField(
-        default=dict,
-        blank=True,
-        help_text='Headers of every message, for example {"source": "tracking"}. Run, attempt and '
-        "slot are added.",
-    )
-    kafka_decimals_as_numbers = models.BooleanField(
-        default=False,
-        help_text='Off: decimals are text, "12.50". On: they are numbers, 12.50, which many '
-        "readers round.",
-    )
-    kafka_guarantee = models.CharField(
-        max_length=15,
-        choices=KafkaGuarantee,
-        default=KafkaGuarantee.AT_LEAST_ONCE,
-        help_text="At least once: each message counts by itself, and the share below decides. All "
-        "or nothing: one transaction of at most 15 minutes; readers with read_committed see the "
-        "whole run or none of it.",
-    )
-    kafka_least_percent = models.DecimalField(
-        max_digits=5,
-        decimal_places=2,
-        default=95,
-        validators=[MinValueValidator(0), MaxValueValidator(100)],
-        help_text="With less than this share of the messages delivered a run has failed, with all "
-        "of them it is a success, between the two it is partial, for example 95.",
-    )
-    kafka_allow_duplicates = models.BooleanField(
-        default=False,
-        help_text="On: messages whose fate is unknown are sent again, perhaps a second time.",
-    )
-    kafka_dead_letter_topic = models.CharField(
-        max_length=249,
-        blank=True,
-        help_text="An existing topic that gets a copy of each message that was not delivered, with "
-        "the reason in its headers, for example shipments.traces.dead. Empty: none.",
-    )
-    kafka_batch_size = models.PositiveIntegerField(
-        default=100,
-        validators=[MinValueValidator(1), MaxValueValidator(10_000)],
-        help_text="Most messages in one request, 1 to 10000, for example 1000.",
-    )
-    kafka_include_metadata = models.BooleanField(
-        default=True,
-        help_text="Adds _metadata (query, connection, time, export id) to every message.",
     )
 
     class Meta:

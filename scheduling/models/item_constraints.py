@@ -96,4 +96,30 @@ CONSTRAINTS: list[models.BaseConstraint] = [
         name="item_overlap_known",
         violation_error_message="Choose what happens when runs overlap.",
     ),
+    models.CheckConstraint(
+        condition=Q(work_queue__in=["short", "long"]),
+        name="item_work_queue_known",
+        violation_error_message="Choose the short or the long queue.",
+    ),
+    models.CheckConstraint(
+        condition=Q(no_progress_minutes__range=(1, 1440), time_limit_minutes__range=(1, 1440)),
+        name="item_limits_range",
+        violation_error_message="The limits are between one minute and a day.",
+    ),
+    models.CheckConstraint(
+        condition=Q(watermark_kind__in=["time", "number", "text"]),
+        name="item_watermark_kind_known",
+        violation_error_message="Choose what the watermark column holds.",
+    ),
+    models.CheckConstraint(
+        condition=Q(watermark_lag_sec=0) | Q(watermark_kind="time"),
+        name="item_watermark_lag_of_a_time",
+        violation_error_message="Only a watermark that is a time can have a lag.",
+    ),
+    models.CheckConstraint(
+        condition=Q(watermark_column="") | ~Q(overlap="allow"),
+        name="item_watermark_runs_one_by_one",
+        violation_error_message="Runs of an item with a watermark cannot overlap, because both "
+        "would send the same rows. Choose another overlap.",
+    ),
 ]

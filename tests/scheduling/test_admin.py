@@ -32,7 +32,9 @@ def form_data(item: SchedulingItem, **changes: Any) -> dict[str, Any]:
     data = {
         "name": item.name, "query": item.query_id, "connection": item.connection_id,
         "parameters": "{}", "enabled": "on", "scheduling_mode": "cron", "hour": 8, "minute": 0,
-        "most_attempts": 3, "retry_delay_minutes": 30, "catch_up": "latest", "catch_up_minutes": 60,
+        "most_attempts": 3, "retry_delay_minutes": 30, "work_queue": "short",
+        "no_progress_minutes": 60, "time_limit_minutes": 360, "watermark_kind": "time",
+        "watermark_lag_sec": 0, "catch_up": "latest", "catch_up_minutes": 60,
         "overlap": "skip",
         "cron_expression": "0 8 * * *", "timezone": "UTC", "sharing_mode": "filesystem",
         "output_filename_template": "{query_name}.xlsx", "output_date_format": "%Y-%m-%d",

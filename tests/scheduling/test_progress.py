@@ -46,7 +46,7 @@ def test_a_check_is_a_heartbeat(run: SchedulingHistoryItem) -> None:
 
 
 def test_a_check_stops_a_run_that_was_ended(run: SchedulingHistoryItem) -> None:
-    SchedulingHistoryItem.objects.update(status="cancelled")
+    SchedulingHistoryItem.objects.update(status="lost", error="its worker was silent")
     with pytest.raises(RunSuperseded, match=f"Run {run.pk} was ended"):
         RunProgress(run).check()
 
