@@ -133,6 +133,12 @@ class CountingProducer:
             self._send_again()
         self.ledger.give_up()
 
+    def drain(self, limit_sec: float) -> None:
+        """Waits so long for what is on its way, without telling anybody of its progress."""
+        deadline = monotonic() + limit_sec
+        while self.ledger.outstanding and monotonic() < deadline:
+            self._poll(TURN_SEC, flush=True)
+
     def abandon(self) -> None:
         """Stops sending now. Rows without an acknowledgement are counted, never claimed."""
         if self.ledger.outstanding:
@@ -151,8 +157,7 @@ class CountingProducer:
                 topics = set(self._producer.list_topics(timeout=1).topics)
             except KafkaException as error:
                 self._trouble = self._trouble or error.args[0]
-                self._poll(0)  # Serves the error callback, which knows the real reason.
-                self._stop_if_hopeless()
+                self._serve(0)  # The error callback knows the real reason.
                 if monotonic() > deadline:
                     raise self._unreachable() from error
             else:

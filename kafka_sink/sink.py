@@ -12,8 +12,10 @@ from kafka_sink.config import KafkaSettings
 from kafka_sink.messages import Envelope, Message
 from kafka_sink.producer import OUTAGE_LIMIT_SEC, CountingProducer
 from kafka_sink.reports import Keep, Ledger
-from queryexport.errors import DeliveryError, ExportError, RunSuperseded
+from queryexport.errors import DeliveryError, ExportError, RunStopped, RunSuperseded
 from queryexport.rows import Progress, Receipt, Result
+
+STOPPED_WITHIN_SEC = 2.0
 
 Builder: TypeAlias = MessageBuilder | ReadyMessages
 
@@ -157,8 +159,13 @@ class KafkaSink:
 
 
 def _wind_up(producer: CountingProducer, error: ExportError) -> None:
-    """Lets rows that are on their way arrive, unless the run has another owner by now."""
-    if not isinstance(error, RunSuperseded):
+    """Lets rows that are on their way arrive, unless the run has another owner by now.
+
+    One that was told to stop has little time for it.
+    """
+    if isinstance(error, RunStopped):
+        producer.drain(STOPPED_WITHIN_SEC)
+    elif not isinstance(error, RunSuperseded):
         with suppress(DeliveryError):  # `error` came first and says why.
             producer.settle()
     producer.abandon()

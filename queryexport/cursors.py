@@ -16,7 +16,8 @@ from queryexport.parameters import Statement, is_list
 from queryexport.rows import JsonRows, Row
 
 NUMBERS = count()
-CANCEL_SEC = 10
+# How long a request to cancel may take; the network may be what is broken.
+CANCEL_SEC = 3
 
 
 class Cursor(Protocol):

@@ -1,5 +1,7 @@
 """What differs between database engines: how to connect, go read-only, and stop a statement."""
 
+import os
+import socket
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,7 +11,7 @@ from typing import Any, Protocol
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.pool import NullPool
 
-from queryexport.cursors import Cursor, JsonCursor, NamedCursor, ResultCursor
+from queryexport.cursors import CANCEL_SEC, Cursor, JsonCursor, NamedCursor, ResultCursor
 from queryexport.errors import ConfigurationError
 from queryexport.parameters import Statement
 from queryexport.postgresql_json import json_query, writes_as_python
@@ -56,7 +58,14 @@ class Dialect(Protocol):
         return
 
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
-        """Stops the running statement in the database; called from another thread."""
+        """Stops the running statement in the database; called from another thread.
+
+        It may come before the statement begins, and then does nothing.
+        """
+
+    def cut(self, driver_connection: Any) -> None:
+        """Breaks the connection from another thread, where cancelling did not help."""
+        return
 
     def abandon(
         self, connection: Connection, driver_connection: Any, settings: ConnectionSettings
@@ -75,6 +84,12 @@ class Dialect(Protocol):
         None where the engine cannot, or not to the byte.
         """
         return None
+
+
+def _cut(descriptor: int) -> None:
+    """Ends what another thread waits for on that socket."""
+    with socket.socket(fileno=os.dup(descriptor)) as own:
+        own.shutdown(socket.SHUT_RDWR)
 
 
 def _engine(
@@ -115,7 +130,11 @@ class PostgreSQL(Dialect):
             "connect_timeout": settings.connect_timeout_sec,
             "application_name": APPLICATION_NAME,
             "options": f"-c statement_timeout={seconds}s",
+            # A network that is gone is noticed after a minute.
             "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,
             **settings.options,
         }
         return _engine(settings, "postgresql+psycopg", arguments)
@@ -128,7 +147,10 @@ class PostgreSQL(Dialect):
             connection.exec_driver_sql("SET client_connection_check_interval = '5s'")
 
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
-        driver_connection.cancel_safe(timeout=settings.connect_timeout_sec)
+        driver_connection.cancel_safe(timeout=CANCEL_SEC)
+
+    def cut(self, driver_connection: Any) -> None:
+        _cut(driver_connection.fileno())
 
     def execute(self, connection: Connection, statement: Statement, *, batch_rows: int) -> Cursor:
         return NamedCursor(connection, statement)
@@ -172,8 +194,11 @@ class MySQL(Dialect):
         connection.exec_driver_sql("START TRANSACTION READ ONLY")
 
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
-        with self.create(settings).connect() as second:
+        with self.create(replace(settings, connect_timeout_sec=CANCEL_SEC)).connect() as second:
             second.exec_driver_sql(f"KILL QUERY {int(driver_connection.thread_id())}")
+
+    def cut(self, driver_connection: Any) -> None:
+        _cut(driver_connection._sock.fileno())  # PyMySQL offers no public way.
 
     def abandon(
         self, connection: Connection, driver_connection: Any, settings: ConnectionSettings

@@ -38,3 +38,19 @@ class DeliveryError(ExportError):
 
 class RunSuperseded(ExportError):
     """Another process has ended or taken over this run, so this one must stop writing."""
+
+
+class RunStopped(ExportError):
+    """The run was told to end before its time; what it had delivered by then stays delivered."""
+
+
+class RunCancelled(RunStopped):
+    """A person cancelled the run."""
+
+
+class LimitExceeded(RunStopped):
+    """The run was past one of its item's limits."""
+
+
+class WorkerStopping(RunStopped):
+    """The worker was told to stop, and its time for finishing runs is over."""

@@ -14,6 +14,8 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 from django.core.mail.message import sanitize_address
 
+from queryexport.rows import Progress
+
 LINE_BYTES = 57  # Gives the 76 characters that a line of base64 may have: RFC 2045, 6.8.
 PIECE_BYTES = LINE_BYTES * 4096
 LEADING_DOT = re.compile(rb"(?m)^\.")
@@ -22,13 +24,21 @@ LEADING_DOT = re.compile(rb"(?m)^\.")
 class FileMessage(EmailMessage):
     """A message with one attached file.
 
-    `SMTPBackend` sends it in pieces; any other mail backend takes it whole, as Django's own.
+    `SMTPBackend` sends it in pieces; any other mail backend takes it whole, as Django's own. With
+    `progress` it can be given up until right before the step that makes the server take it.
     """
 
     def __init__(
-        self, *args: Any, path: Path, attachment_name: str, mime_type: str, **kwargs: Any
+        self,
+        *args: Any,
+        path: Path,
+        attachment_name: str,
+        mime_type: str,
+        progress: Progress | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.progress = progress
         self._path = path
         self._attachment_name = attachment_name
         self._mime_type = mime_type
@@ -78,7 +88,7 @@ class SMTPBackend(smtp.EmailBackend):
             sanitize_address(email_message.from_email, encoding),
             [sanitize_address(address, encoding) for address in email_message.recipients()],
         )
-        _data(server, pieces)
+        _data(server, pieces, email_message.progress)
         return True
 
 
@@ -95,13 +105,17 @@ def _envelope(server: smtplib.SMTP, sender: str, recipients: list[str]) -> None:
         raise smtplib.SMTPRecipientsRefused(refused)
 
 
-def _data(server: smtplib.SMTP, pieces: Iterator[bytes]) -> None:
+def _data(server: smtplib.SMTP, pieces: Iterator[bytes], progress: Progress | None) -> None:
     code, reply = server.docmd("DATA")
     if code != 354:
         raise smtplib.SMTPDataError(code, reply)
     try:
         for piece in pieces:
             server.send(LEADING_DOT.sub(b"..", piece))  # RFC 5321, 4.5.2. A piece starts a line.
+            if progress:
+                progress.delivered(0)
+        if progress:
+            progress.check()
     except BaseException:
         server.close()  # A farewell would be read as more of the message.
         raise

@@ -112,6 +112,8 @@ CELERY_TIMEZONE = env.str("TIME_ZONE", default="UTC")
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # Our rows remember what is owed; a broker must not run it twice.
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# How long runs may go on once their worker was told to stop by SIGTERM.
+SHUTDOWN_GRACE_SEC = env.float("SHUTDOWN_GRACE_SEC", default=60.0)
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 
@@ -125,6 +127,8 @@ DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="query-export@localho
 # Times, language, pages -----------------------------------------------------------------------
 TIME_ZONE = CELERY_TIMEZONE
 USE_TZ = True
+# A backfill has a box for each of up to 1,000 slots.
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 2000
 LANGUAGE_CODE = "en"
 FORMAT_MODULE_PATH = ["queryexport.locale_formats"]
 

@@ -79,7 +79,7 @@ class EmailSink:
                     count = self.format.write(result, file)
                 size = part.stat().st_size
             progress.check()
-            self._send(part)
+            self._send(part, progress)
         progress.delivered(count)
         return Receipt(count, self.recipients, size, duration_sec=monotonic() - started)
 
@@ -88,7 +88,7 @@ class EmailSink:
         cc = f"; cc {', '.join(self.cc)}" if self.cc else ""
         return f"{', '.join(self.to)}{cc}"
 
-    def _send(self, attachment: Path) -> None:
+    def _send(self, attachment: Path, progress: Progress) -> None:
         message = FileMessage(
             self.subject,
             self.body,
@@ -97,9 +97,12 @@ class EmailSink:
             path=attachment,
             attachment_name=self.attachment_name,
             mime_type="application/gzip" if self.compress else self.format.mime_type,
+            progress=progress,
         )
         try:
             accepted = message.send()
+        except ExportError:
+            raise
         except Exception as error:  # smtplib, socket and ssl each bring their own.
             raise DeliveryError(
                 f"The mail server did not take the message to {self.recipients}, and nothing was "

@@ -11,6 +11,7 @@ from kafka_sink.messages import export_id
 from queryexport.errors import ConfigurationError, DeliveryError, RunSuperseded
 from queryexport.rows import Receipt
 from queryexport.source import open_query
+from queryexport.stopping import Stop
 from scheduling.attempts import try_again
 from scheduling.destinations import messages_sink, sink_for
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
@@ -25,16 +26,20 @@ Status = SchedulingHistoryItem.Status
 
 
 class Execution:
-    """What a process does with the run that it has claimed: `export`, then one way to end it."""
+    """What a process does with the run that it has claimed: `export`, then one way to end it.
+
+    `stop` ends the export from another thread, with the reason as its error.
+    """
 
     def __init__(
         self, run: SchedulingHistoryItem, *, watch: Callable[[RunProgress], None] | None = None
     ) -> None:
         self._run = run
-        self._progress = RunProgress(run, watch=watch)
+        self.stop = Stop()
+        self.progress = RunProgress(run, self.stop, watch=watch)
         self._kept = kept_rows(run)
         is_replay = run.trigger == SchedulingHistoryItem.Trigger.REPLAY
-        self._replay = Replay(run, progress=self._progress, kept=self._kept) if is_replay else None
+        self._replay = Replay(run, progress=self.progress, kept=self._kept) if is_replay else None
 
     def export(self) -> Receipt:
         """Delivers the rows of the query, or those that the run took from an earlier one."""
@@ -42,9 +47,9 @@ class Execution:
         if item is None:
             raise ConfigurationError("The item was deleted before this run started.")
         receipt = self._send_again(item, self._replay) if self._replay else self._query(item)
-        if receipt.handed != self._progress.rows_read:
+        if receipt.handed != self.progress.rows_read:
             raise DeliveryError(
-                f"The query gave {self._progress.rows_read} rows but the destination accounts for "
+                f"The query gave {self.progress.rows_read} rows but the destination accounts for "
                 f"{receipt.handed} at {receipt.place}. Do not trust this export; run it again."
             )
         return receipt
@@ -83,8 +88,9 @@ class Execution:
             export_id=export_id(run.query, run.started_at, run.claim_token.hex[:12]),
         )
         sink = sink_for(item, run, keep=self._kept)
-        with open_query(item.connection.settings(), item.query.sql, parameters) as result:
-            return sink.deliver(result.counted(self._progress.read), self._progress)
+        settings, sql = item.connection.settings(), item.query.sql
+        with open_query(settings, sql, parameters, stop=self.stop) as result:
+            return sink.deliver(result.counted(self.progress.read), self.progress)
 
     def _send_again(self, item: SchedulingItem, replay: Replay) -> Receipt:
         return replay.deliver(lambda: messages_sink(item, self._run, topic=self._run.kafka_topic))
@@ -98,7 +104,7 @@ class Execution:
         broke_off: bool,
         may_pass: bool = False,
     ) -> None:
-        delivered = receipt.rows if receipt else self._progress.rows_delivered
+        delivered = receipt.rows if receipt else self.progress.rows_delivered
         values = self._counts(receipt, delivered) | {"broke_off": broke_off}
         try:
             kept, words = self._keep(receipt, delivered)
@@ -111,11 +117,11 @@ class Execution:
 
     def _counts(self, receipt: Receipt | None, delivered: int) -> dict[str, Any]:
         """What the history says of the rows."""
-        read = self._progress.rows_read
+        read = self.progress.rows_read
         values: dict[str, Any] = {
             "row_count": read,
             "rows_delivered": delivered,
-            "phases": {"first_row_sec": self._progress.first_row_sec},
+            "phases": {"first_row_sec": self.progress.first_row_sec},
         }
         if receipt:
             values |= {"place": receipt.place, "size_bytes": receipt.size_bytes}
@@ -165,6 +171,8 @@ class Execution:
         item = self._run.item
         if item is None or not (topic := item.kafka_dead_letter_topic):
             return 0, ""
+        if self.stop.reason:
+            return 0, "No dead letters were written, because the run was stopped."
         copied, why = dead_letters.copy(
             self._run, self._kept, sink=lambda: messages_sink(item, self._run, topic=topic)
         )

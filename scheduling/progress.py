@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from time import monotonic
 
+from queryexport.stopping import Stop
 from scheduling.models import SchedulingHistoryItem
 
 WRITE_EVERY_SEC = 1.0
@@ -12,12 +13,14 @@ class RunProgress:
     """The `Progress` that sinks report to.
 
     The row is written at most every `WRITE_EVERY_SEC`, and each write is also the heartbeat and the
-    check that the run still belongs to this process. `watch` is told of every change.
+    check that the run still belongs to this process. Each report raises the reason once `stop` is
+    requested. `watch` is told of every change.
     """
 
     def __init__(
         self,
         run: SchedulingHistoryItem,
+        stop: Stop | None = None,
         *,
         watch: Callable[["RunProgress"], None] | None = None,
     ) -> None:
@@ -25,25 +28,30 @@ class RunProgress:
         self.rows_delivered = 0
         self.first_row_sec: float | None = None
         self._run = run
+        self._stop = stop or Stop()
         self._watch = watch
-        self._started = self._written = monotonic()
+        self._started = self._written = self.moved_at = monotonic()
 
     def read(self, rows: int) -> None:
         if self.first_row_sec is None:
             self.first_row_sec = monotonic() - self._started
         self.rows_read += rows
-        self._changed()
+        self._changed(rows)
 
     def delivered(self, rows: int) -> None:
         self.rows_delivered += rows
-        self._changed()
+        self._changed(rows)
 
     def check(self) -> None:
+        self._stop.check()
         self._run.record(row_count=self.rows_read, rows_delivered=self.rows_delivered)
         self._written = monotonic()
 
-    def _changed(self) -> None:
+    def _changed(self, rows: int) -> None:
+        if rows:
+            self.moved_at = monotonic()
         if self._watch:
             self._watch(self)
+        self._stop.check()
         if monotonic() - self._written >= WRITE_EVERY_SEC:
             self.check()

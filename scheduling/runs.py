@@ -13,14 +13,20 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
 
-from queryexport.errors import ConfigurationError, ExportError, RunSuperseded
+from queryexport.errors import (
+    ConfigurationError,
+    ExportError,
+    RunCancelled,
+    RunSuperseded,
+    WorkerStopping,
+)
 from queryexport.rows import Receipt
 from scheduling import overlap
 from scheduling.execution import Execution
-from scheduling.heartbeat import Heartbeat
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, WorkQueue
 from scheduling.progress import RunProgress
 from scheduling.slots import PUNCTUAL
+from scheduling.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +104,9 @@ def execute(
     worker = f"{socket.gethostname()}:{os.getpid()}"
     if not overlap.claim(run, worker, now=timezone.now()):
         return None
-    with Heartbeat(run):
-        _carry_out(run, Execution(run, watch=watch))
+    work = Execution(run, watch=watch)
+    with Watchdog(run, work.progress, work.stop):
+        _carry_out(run, work)
     return run
 
 
@@ -109,6 +116,12 @@ def _carry_out(run: SchedulingHistoryItem, work: Execution) -> None:
     except RunSuperseded as error:
         log.warning("%s", error)
         work.abandon()
+    except RunCancelled as error:
+        log.warning("Run %s is cancelled: %s", run.pk, error)
+        work.break_off(error.message, status=Status.CANCELLED, receipt=error.receipt)
+    except WorkerStopping as error:
+        log.warning("Run %s is lost: %s", run.pk, error)
+        work.break_off(error.message, status=Status.LOST, receipt=error.receipt, may_pass=True)
     except ExportError as error:
         log.warning("Run %s failed: %s", run.pk, error)
         work.break_off(error.message, receipt=error.receipt, may_pass=error.retryable)
