@@ -17,7 +17,7 @@ from queryexport.rows import JsonRows, Row
 
 NUMBERS = count()
 # How long a request to cancel may take; the network may be what is broken.
-CANCEL_SEC = 3
+CANCEL_SEC = 2
 
 
 class Cursor(Protocol):
@@ -100,9 +100,9 @@ class NamedCursor:
         return self._rows(result)
 
     def close(self) -> None:
-        if self._asked:
-            self._driver.cancel_safe(timeout=CANCEL_SEC)
-            with suppress(psycopg.Error):
+        with suppress(psycopg.Error):
+            if self._asked:
+                self._driver.cancel_safe(timeout=CANCEL_SEC)
                 self._answer()
         self._cursor.close()
 

@@ -172,13 +172,14 @@ class MySQL(Dialect):
     login_refused = r"^(1044|1045|1049|1251|1698)\b"
     options = frozenset({"charset", "ssl_ca", "ssl_verify_cert", "ssl_verify_identity"})
 
-    def create(self, settings: ConnectionSettings) -> Engine:
+    def create(self, settings: ConnectionSettings, **limits: int) -> Engine:
         arguments = {
             "charset": "utf8mb4",
             "connect_timeout": settings.connect_timeout_sec,
             "read_timeout": settings.statement_timeout_sec + 30,
             "program_name": APPLICATION_NAME,
             **settings.options,
+            **limits,
         }
         return _engine(settings, "mysql+pymysql", arguments)
 
@@ -194,7 +195,8 @@ class MySQL(Dialect):
         connection.exec_driver_sql("START TRANSACTION READ ONLY")
 
     def cancel(self, driver_connection: Any, settings: ConnectionSettings) -> None:
-        with self.create(replace(settings, connect_timeout_sec=CANCEL_SEC)).connect() as second:
+        limits = {"connect_timeout": CANCEL_SEC, "read_timeout": CANCEL_SEC}
+        with self.create(settings, **limits).connect() as second:
             second.exec_driver_sql(f"KILL QUERY {int(driver_connection.thread_id())}")
 
     def cut(self, driver_connection: Any) -> None:
