@@ -3,9 +3,20 @@
 from pathlib import Path
 
 import pytest
+from django.db import connection
 from pytest_django import Settings
 
 pytest_plugins = ["tests.services.plugin"]
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A file, as installations have it: in memory, threads do not wait for each other's locks."""
+    if connection.vendor == "sqlite":
+        path = tmp_path_factory.mktemp("database") / "tests.sqlite3"
+        connection.settings_dict["TEST"]["NAME"] = str(path)
 
 
 @pytest.fixture

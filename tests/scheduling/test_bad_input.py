@@ -91,6 +91,7 @@ def test_a_missing_kafka_connection(make_item: MakeItem) -> None:
     assert "Kafka connection “nowhere”, which does not exist. Create it" in error
 
 
+@pytest.mark.django_db(transaction=True)  # Its watchdog, in a thread, has to see the row.
 def test_a_dead_kafka_cluster(make_item: MakeItem) -> None:
     make_kafka_connection("127.0.0.1:1")
     run = failed(make_item(**KAFKA))
