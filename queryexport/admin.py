@@ -2,13 +2,21 @@
 
 from django.contrib import admin
 
-from queryexport.forms import DatabaseConnectionForm, QueryForm
-from queryexport.models import DatabaseConnection, Query
+from queryexport.forms import BlackoutWindowForm, DatabaseConnectionForm, QueryForm
+from queryexport.models import BlackoutWindow, DatabaseConnection, Query
+
+
+class BlackoutWindowInline(admin.TabularInline):
+    model = BlackoutWindow
+    form = BlackoutWindowForm
+    extra = 0
+    verbose_name_plural = "black-out windows: no run begins in them, and those that are due wait"
 
 
 @admin.register(DatabaseConnection)
 class DatabaseConnectionAdmin(admin.ModelAdmin):
     form = DatabaseConnectionForm
+    inlines = (BlackoutWindowInline,)
     list_display = ("name", "environment", "engine", "host", "database", "username")
     list_filter = ("engine", "environment")
     search_fields = ("name", "environment", "host", "database", "description")

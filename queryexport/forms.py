@@ -5,7 +5,9 @@ from typing import Any
 from django import forms
 
 from queryexport.encryption import EncryptedTextField, Secret
-from queryexport.models import DatabaseConnection, Query
+from queryexport.models import BlackoutWindow, DatabaseConnection, Query
+
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
 class SecretInput(forms.PasswordInput):
@@ -59,6 +61,25 @@ class SecretModelForm(forms.ModelForm):
                     help_text=field.help_text,
                 )
                 self.initial.pop(field.name, None)
+
+
+class WeekdaysField(forms.TypedMultipleChoiceField):
+    """Boxes to tick; gives a list of numbers, 0 for Monday to 6 for Sunday."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        choices = list(enumerate(WEEKDAYS))
+        widget = forms.CheckboxSelectMultiple
+        super().__init__(choices=choices, coerce=int, widget=widget, **kwargs)
+
+
+class BlackoutWindowForm(forms.ModelForm):
+    days_of_week = WeekdaysField(
+        label="days", initial=list(range(7)), help_text="The days on which it begins."
+    )
+
+    class Meta:
+        model = BlackoutWindow
+        fields = "__all__"
 
 
 class DatabaseConnectionForm(SecretModelForm):

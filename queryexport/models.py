@@ -1,5 +1,6 @@
 """What operators keep: the database connections, and the queries that run on them."""
 
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
@@ -15,6 +16,13 @@ from queryexport.errors import ConfigurationError, QueryError
 from queryexport.parameters import check_single, find_parameters
 
 LONGEST_TIMEOUT_SEC = 24 * 60 * 60
+
+
+def as_utc(moment: datetime) -> datetime:
+    """Python compares and subtracts times of one zone by the wall clock, which clock changes
+    make wrong; in UTC it does not.
+    """
+    return moment.astimezone(UTC)
 
 
 def every_day() -> list[int]:
@@ -154,6 +162,19 @@ class DatabaseConnection(models.Model):
         except ConfigurationError as error:
             raise ValidationError({"options": error.message}) from error
 
+    def blackout_end(self, moment: datetime) -> datetime | None:
+        """When the black-out ends that covers the moment; None when there is none.
+
+        Windows that overlap or touch are one black-out, of at most a week.
+        """
+        windows, end = list(self.blackouts.all()), moment
+        while end - moment < timedelta(weeks=1):
+            ends = [found for window in windows if (found := window.end_after(end))]
+            if not ends:
+                break
+            end = max(ends)
+        return end if end > moment else None
+
     @property
     def reads_as_mysql(self) -> bool:
         """Whether literals and comments in its SQL are MySQL's."""
@@ -199,6 +220,28 @@ class BlackoutWindow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.start:%H:%M}–{self.end:%H:%M} {self.timezone}"
+
+    def clean(self) -> None:
+        days = self.days_of_week
+        known = isinstance(days, list) and all(type(day) is int and day in range(7) for day in days)
+        if not known or not days:
+            raise ValidationError(
+                {"days_of_week": "Enter days from 0 (Monday) to 6 (Sunday), for example [5, 6]."}
+            )
+
+    def end_after(self, moment: datetime) -> datetime | None:
+        """When the window ends that covers the moment; None when it does not.
+
+        The end itself is outside. Both times are those of a clock on the wall in its zone.
+        """
+        today = moment.astimezone(self.timezone).date()
+        for day in (today - timedelta(days=1), today):
+            begins = datetime.combine(day, self.start, self.timezone)
+            last_day = day + timedelta(days=self.end <= self.start)
+            ends = datetime.combine(last_day, self.end, self.timezone)
+            if day.weekday() in self.days_of_week and as_utc(begins) <= moment < as_utc(ends):
+                return as_utc(ends)
+        return None
 
 
 class Query(models.Model):

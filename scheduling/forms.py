@@ -5,16 +5,13 @@ from typing import Any
 from django import forms
 
 from kafka_sink.models import KafkaConnection
-from scheduling.models import WEEKDAYS, SchedulingItem
+from queryexport.forms import WeekdaysField
+from scheduling.models import SchedulingItem
 
 
 class SchedulingItemForm(forms.ModelForm):
-    days_of_week = forms.TypedMultipleChoiceField(
-        choices=list(enumerate(WEEKDAYS)),
-        coerce=int,
-        required=False,
-        widget=forms.CheckboxSelectMultiple,
-        help_text="For days and time: the days on which it runs.",
+    days_of_week = WeekdaysField(
+        required=False, help_text="For days and time: the days on which it runs."
     )
     kafka_connection = forms.ChoiceField(
         required=False, help_text="The cluster, for example default."

@@ -1,14 +1,13 @@
 """What runs when, and what became of every run."""
 
 from scheduling.models.history import SchedulingHistoryItem
-from scheduling.models.item import WEEKDAYS, SchedulingItem, SharingMode, WatermarkKind
+from scheduling.models.item import SchedulingItem, SharingMode, WatermarkKind
 from scheduling.models.item_kafka import KafkaGuarantee
 from scheduling.models.item_policy import CatchUp, Overlap, WorkQueue
 from scheduling.models.undelivered import UndeliveredFile, UndeliveredMessage
 from scheduling.models.watermark import WatermarkChange
 
 __all__ = [
-    "WEEKDAYS",
     "CatchUp",
     "KafkaGuarantee",
     "Overlap",

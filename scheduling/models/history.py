@@ -293,6 +293,7 @@ class SchedulingHistoryItem(models.Model):
             started_at=moment,
             heartbeat_at=moment,
             worker=worker,
+            waits_for="",
         )
         if won:
             self.refresh_from_db()

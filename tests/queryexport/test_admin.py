@@ -49,7 +49,8 @@ def entered(row: DatabaseConnection, **changes: str) -> dict[str, str]:
     values = model_to_dict(row, exclude=["id", "password"])
     values["options"] = "{}"
     form = {name: "" if value is None else str(value) for name, value in values.items()}
-    return {**form, "password": "", **changes}
+    blackouts = {"blackouts-TOTAL_FORMS": "0", "blackouts-INITIAL_FORMS": "0"}
+    return {**form, **blackouts, "password": "", **changes}
 
 
 def password_of(row: DatabaseConnection) -> str:
