@@ -94,6 +94,11 @@ def check_single(sql: str, *, mysql: bool = False) -> None:
     _first_statement(_tokens(sql, mysql=mysql))
 
 
+def first_statement(sql: str, *, mysql: bool = False) -> str:
+    """The SQL without a closing semicolon; raises `QueryError` when a second statement follows."""
+    return "".join(token.text for token in _first_statement(_tokens(sql, mysql=mysql)))
+
+
 def is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 

@@ -12,6 +12,7 @@ from queryexport.errors import ConfigurationError, DeliveryError, RunSuperseded
 from queryexport.rows import Receipt
 from queryexport.source import open_query
 from queryexport.stopping import Stop
+from scheduling import watermarks
 from scheduling.attempts import try_again
 from scheduling.destinations import messages_sink, sink_for
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
@@ -38,6 +39,7 @@ class Execution:
         self.stop = Stop()
         self.progress = RunProgress(run, self.stop, watch=watch)
         self._kept = kept_rows(run)
+        self._range: watermarks.Range | None = None
         is_replay = run.trigger == SchedulingHistoryItem.Trigger.REPLAY
         self._replay = Replay(run, progress=self.progress, kept=self._kept) if is_replay else None
 
@@ -79,14 +81,21 @@ class Execution:
         self._kept.discard()
 
     def _query(self, item: SchedulingItem) -> Receipt:
-        run, parameters = self._run, item.bound_parameters(self._run.scheduled_for)
+        run = self._run
+        given = item.parameters if run.given_parameters is None else run.given_parameters
+        parameters = item.bound_parameters(run.scheduled_for, given)
         assert run.claim_token
         assert run.started_at
         run.record(
             sql=item.query.sql,
             parameters=parameters,
+            given_parameters=given,
             export_id=export_id(run.query, run.started_at, run.claim_token.hex[:12]),
         )
+        self._range = watermarks.range_of(item, run, parameters, stop=self.stop)
+        if self._range:
+            run.record(parameters=parameters | self._range.texts, **self._range.texts)
+            parameters |= self._range.bound
         sink = sink_for(item, run, keep=self._kept)
         settings, sql = item.connection.settings(), item.query.sql
         with open_query(settings, sql, parameters, stop=self.stop) as result:
@@ -110,6 +119,7 @@ class Execution:
             kept, words = self._keep(receipt, delivered)
             with transaction.atomic():  # Else the next attempt could be forgotten.
                 self._run.finish(status, error=" ".join([error, *words]), **values, **kept)
+                watermarks.move(self._run, self._range)
                 if may_pass:
                     try_again(self._run, now=now())
         except RunSuperseded as superseded:

@@ -11,12 +11,15 @@ from django.core.validators import validate_email
 
 from kafka_sink.config import TOPIC_PATTERN
 from queryexport.filenames import fill
+from queryexport.parameters import find_parameters
 
 if TYPE_CHECKING:
     from scheduling.models import SchedulingItem
 
 DAYS = range(7)
 HEADER_PREFIX = "query_export."
+WATERMARK_NAMES = ("watermark_from", "watermark_to")
+COLUMN_PATTERN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 Rule = tuple[str, Callable[[], object]]
 
@@ -25,6 +28,7 @@ def rules(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
     """The rules, tried as for a run at `moment`; each raises an error with a `message`."""
     found: list[Rule] = [
         ("parameters", partial(check_object, item.parameters)),
+        ("parameters", partial(check_names, item.parameters)),
         ("output_dir", item.folder),
         ("email_to", partial(check_addresses, item.to)),
         ("email_cc", partial(check_addresses, item.cc)),
@@ -47,7 +51,8 @@ def _rules_with_query(item: "SchedulingItem", moment: datetime) -> Sequence[Rule
         ("email_body", lambda: fill(item.email_body, item.tokens(moment))),
     ]
     if isinstance(item.parameters, dict):
-        found.append(("parameters", partial(item.check_parameters, moment)))
+        field = "watermark_column" if watermark_fault(item) else "parameters"
+        found.append((field, partial(item.check_parameters, moment)))
     return found
 
 
@@ -76,6 +81,47 @@ def one_line(text: str) -> str:
 def check_object(value: Any) -> None:
     if not isinstance(value, dict):
         raise ValidationError('Enter an object with names and values, for example {"day": "…"}.')
+
+
+def check_names(parameters: Any) -> None:
+    names = parameters if isinstance(parameters, dict) else ()
+    if taken := [name for name in WATERMARK_NAMES if name in names]:
+        raise ValidationError(
+            f"{' and '.join(taken)} cannot be given here: each run gets it from the item's "
+            "watermark. Remove it, or give your parameter another name."
+        )
+
+
+def watermark_fault(item: "SchedulingItem") -> str:
+    """What is wrong between the item's watermark and its query, in words; empty when nothing is."""
+    column, connection = item.watermark_column, item.connection if item.connection_id else None
+    mysql = connection is not None and connection.reads_as_mysql
+    used = find_parameters(item.query.sql, mysql=mysql)
+    found = [f":{name}" for name in WATERMARK_NAMES if name in used]
+    if not column:
+        return (
+            f"The query uses {' and '.join(found)}, but the item has no watermark column. Enter "
+            "it in the field “watermark column”, or choose another query."
+            if found
+            else ""
+        )
+    if not COLUMN_PATTERN.fullmatch(column):
+        return (
+            f"“{column}” is no plain column name. It has letters, digits and underscores, for "
+            "example updated_at; give the column such a name in the query with AS."
+        )
+    if len(found) < len(WATERMARK_NAMES):
+        return (
+            f"With a watermark the query says WHERE {column} > :watermark_from AND {column} <= "
+            f":watermark_to, but it uses {f'only {found[0]}' if found else 'neither'}. Change the "
+            "query, or leave the watermark column empty."
+        )
+    if connection and connection.engine == "sqlite" and item.watermark_kind == "time":
+        return (
+            "SQLite keeps times as text or as numbers. Choose that kind for the watermark, as the "
+            f"column {column} holds them."
+        )
+    return ""
 
 
 def check_headers(headers: Any) -> None:

@@ -5,9 +5,15 @@ from django_celery_beat import models as beat_models
 
 from scheduling.admin.history import SchedulingHistoryItemAdmin
 from scheduling.admin.items import SchedulingItemAdmin
+from scheduling.admin.queries import QueryOfItemsAdmin
 from scheduling.admin.undelivered import UndeliveredMessageAdmin
 
-__all__ = ["SchedulingHistoryItemAdmin", "SchedulingItemAdmin", "UndeliveredMessageAdmin"]
+__all__ = [
+    "QueryOfItemsAdmin",
+    "SchedulingHistoryItemAdmin",
+    "SchedulingItemAdmin",
+    "UndeliveredMessageAdmin",
+]
 
 # With its permission anybody could run any registered task with any arguments.
 for model in (

@@ -12,15 +12,18 @@ from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
 from django.views.decorators.http import require_http_methods
 
 from queryexport.errors import ExportError
 from queryexport.read_only import ReadOnlyAdmin
 from scheduling import replays
+from scheduling.admin.again import AgainPage
+from scheduling.admin.cancelling import CancelPage
 from scheduling.admin.links import run_link, status_badge
 from scheduling.admin.undelivered_section import undelivered_section
+from scheduling.admin.watermarks import WatermarkOfRun
 from scheduling.forms import ReplayForm
 from scheduling.models import SchedulingHistoryItem, SharingMode
 from scheduling.replays import Waiting
@@ -31,7 +34,7 @@ PAGE = "admin:scheduling_schedulinghistoryitem"
 
 
 @admin.register(SchedulingHistoryItem)
-class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
+class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnlyAdmin):
     """Read-only: what happened cannot be edited, added or deleted here."""
 
     change_form_template = f"{TEMPLATES}/change_form.html"
@@ -47,7 +50,7 @@ class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
             "Outcome",
             {
                 "fields": (
-                    "status_shown", "error", "output", "row_count", "rows_delivered",
+                    "status_shown", "waits_for", "error", "output", "row_count", "rows_delivered",
                     "rows_skipped", "conversions", "size_bytes",
                 )
             },
@@ -76,11 +79,12 @@ class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     "timestamp", "not_before", "dispatched_at", "started_at", "finished_at",
-                    "heartbeat_at", "duration_sec", "phases", "worker",
+                    "heartbeat_at", "duration_sec", "phases", "worker", "cancel_requested_at",
+                    "cancelled_by",
                 )
             },
         ),
-        ("As run", {"fields": ("sql_shown", "parameters")}),
+        ("As run", {"fields": ("sql_shown", "parameters", "given_parameters")}),
     )  # fmt: skip
 
     def changelist_view(
@@ -89,7 +93,7 @@ class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
         return super().changelist_view(request, {"title": "History", **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingHistoryItem]:
-        return super().get_queryset(request).select_related("item", "user")
+        return super().get_queryset(request).select_related("item", "user", "cancelled_by")
 
     @admin.display(description="attempt before")
     def attempt_before(self, run: SchedulingHistoryItem) -> str:
@@ -97,11 +101,15 @@ class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
 
     @admin.display(description="next attempt")
     def attempt_after(self, run: SchedulingHistoryItem) -> str:
-        return run_link(run.next_attempts.values_list("pk", flat=True).first())
+        after = run.next_attempts.order_by("pk").values_list("pk", flat=True)
+        return format_html_join(", ", "{}", ((run_link(pk),) for pk in after)) or "—"
 
     @admin.display(description="status", ordering="status")
     def status_shown(self, run: SchedulingHistoryItem) -> str:
-        return status_badge(run.status)
+        badge = status_badge(run.status)
+        if run.cancel_requested_at and not run.is_over:
+            return format_html("{} (cancelling)", badge)
+        return badge
 
     @admin.display(description="rows", ordering="row_count")
     def rows(self, run: SchedulingHistoryItem) -> str:
@@ -158,6 +166,7 @@ class SchedulingHistoryItemAdmin(ReadOnlyAdmin):
         obj: SchedulingHistoryItem | None = None,
     ) -> HttpResponse:
         if obj:
+            context["can_cancel"] = self.has_cancel_permission(request) and not obj.is_over
             context |= undelivered_section(obj)
             context["can_replay"] = (
                 self.has_replay_permission(request) and context.get("waiting", Waiting()).rows

@@ -17,14 +17,16 @@ from django.views.decorators.http import require_POST
 
 from queryexport.errors import ConfigurationError
 from scheduling import runs
+from scheduling.admin.backfill import BackfillPage
 from scheduling.admin.links import status_badge
-from scheduling.forms import SchedulingItemForm
+from scheduling.admin.watermark_forms import WatermarkedItemForm
+from scheduling.admin.watermarks import WatermarkPage
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 
 
 @admin.register(SchedulingItem)
-class SchedulingItemAdmin(admin.ModelAdmin):
-    form = SchedulingItemForm
+class SchedulingItemAdmin(WatermarkPage, BackfillPage, admin.ModelAdmin):
+    form = WatermarkedItemForm
     change_form_template = "admin/scheduling/schedulingitem/change_form.html"
     list_display = (
         "name", "enabled", "query", "connection", "sharing_mode", "when", "next_run", "last_run",
@@ -33,7 +35,7 @@ class SchedulingItemAdmin(admin.ModelAdmin):
     list_select_related = ("query", "connection")
     search_fields = ("name", "description", "query__name", "kafka_topic", "email_to")
     autocomplete_fields = ("query", "connection")
-    readonly_fields = ("next_run", "next_runs")
+    readonly_fields = ("next_run", "next_runs", "watermark_shown")
     actions = ("run_selected",)
     fieldsets = (
         (None, {"fields": ("name", "query", "connection", "parameters", "description")}),
@@ -46,6 +48,14 @@ class SchedulingItemAdmin(admin.ModelAdmin):
                     "overlap", ("catch_up", "catch_up_minutes"),
                     ("most_attempts", "retry_delay_minutes"),
                     "work_queue", ("no_progress_minutes", "time_limit_minutes"),
+                )
+            },
+        ),
+        (
+            "Watermark",
+            {
+                "fields": (
+                    "watermark_column", ("watermark_kind", "watermark_lag_sec"), "watermark_shown",
                 )
             },
         ),

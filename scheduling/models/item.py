@@ -1,5 +1,6 @@
 """Scheduling items: one query on one connection, when it runs, and where its rows go."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,8 @@ from scheduling.models.item_constraints import CONSTRAINTS
 from scheduling.models.item_kafka import KafkaDelivery
 from scheduling.models.item_policy import RunPolicy
 from scheduling.occurrences import Schedule, classic, five_fields
-from scheduling.rules import addresses, rules
+from scheduling.rules import WATERMARK_NAMES, addresses, rules, watermark_fault
 
-WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 SCHEDULE_FIELDS = (
     "enabled", "scheduling_mode", "days_of_week", "hour", "minute", "cron_expression", "timezone",
     "end_date",
@@ -251,10 +251,15 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
         name = file_name(self.output_filename_template, self.tokens(slot))
         return f"{name}.gz" if self.output_compress_gz else name
 
-    def check_parameters(self, slot: datetime) -> None:
-        """Raises `ExportError` when the values do not match the query."""
+    def check_parameters(self, slot: datetime, given: Mapping[str, Any] | None = None) -> None:
+        """Raises `ExportError` when the values, or those `given` instead, do not fit the query."""
+        if fault := watermark_fault(self):
+            raise ConfigurationError(fault)
+        values = self.bound_parameters(slot, given)
+        if self.watermark_column:
+            values |= dict.fromkeys(WATERMARK_NAMES)
         mysql = bool(self.connection_id) and self.connection.reads_as_mysql
-        bind(self.query.sql, self.bound_parameters(slot), mysql=mysql)
+        bind(self.query.sql, values, mysql=mysql)
 
     def topic(self) -> str:
         """The Kafka topic of a run; nothing for another mode."""
@@ -263,9 +268,12 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
     def folder(self) -> Path:
         return folder_inside(Path(settings.EXPORT_ROOT), self.output_dir)
 
-    def bound_parameters(self, slot: datetime) -> dict[str, Any]:
-        """The values for the query, with relative dates taken from the slot."""
-        return resolve(self.parameters, today=slot.astimezone(self.timezone).date())
+    def bound_parameters(
+        self, slot: datetime, given: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The item's values for the query, or those `given`, with relative dates of the slot."""
+        values = self.parameters if given is None else given
+        return resolve(values, today=slot.astimezone(self.timezone).date())
 
     def clean(self) -> None:
         self.cron_expression = five_fields(self.cron_expression)
