@@ -38,7 +38,7 @@ class AgainPage(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.again)
-        return [path("<path:object_id>/again/", view, name=f"{NAME}_again"), *super().get_urls()]
+        return [path("<int:object_id>/again/", view, name=f"{NAME}_again"), *super().get_urls()]
 
     def has_run_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("scheduling.run_schedulingitem")
@@ -53,7 +53,7 @@ class AgainPage(ReadOnlyAdmin):
         return super().render_change_form(request, context, *args, **kwargs)
 
     @method_decorator(require_http_methods(["GET", "POST"]))
-    def again(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    def again(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """Says what running the slot again would do; a POST does it."""
         rows = self.get_queryset(request).select_related("item__query", "item__connection", "user")
         run = get_object_or_404(rows, pk=object_id)

@@ -65,10 +65,10 @@ class BackfillPage(admin.ModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.backfill)
         name = f"{NAME}_backfill"
-        return [path("<path:object_id>/backfill/", view, name=name), *super().get_urls()]
+        return [path("<int:object_id>/backfill/", view, name=name), *super().get_urls()]
 
     @method_decorator(require_http_methods(["GET", "POST"]))
-    def backfill(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    def backfill(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """Lists the slots of a range with what became of them; a POST runs the ticked ones."""
         item = get_object_or_404(self.get_queryset(request), pk=object_id)
         may_run = request.user.has_perm("scheduling.run_schedulingitem")

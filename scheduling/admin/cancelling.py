@@ -22,13 +22,13 @@ class CancelPage(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.cancel)
-        return [path("<path:object_id>/cancel/", view, name=f"{NAME}_cancel"), *super().get_urls()]
+        return [path("<int:object_id>/cancel/", view, name=f"{NAME}_cancel"), *super().get_urls()]
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("scheduling.cancel_schedulinghistoryitem")
 
     @method_decorator(require_http_methods(["GET", "POST"]))
-    def cancel(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    def cancel(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """Says what cancelling the run would do; a POST does it."""
         run = get_object_or_404(self.get_queryset(request), pk=object_id)
         if not (self.has_view_permission(request, run) and self.has_cancel_permission(request)):

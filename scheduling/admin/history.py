@@ -148,8 +148,8 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
     def get_urls(self) -> list[URLPattern]:
         wrap, name = self.admin_site.admin_view, "scheduling_schedulinghistoryitem"
         return [
-            path("<path:object_id>/file/", wrap(self.file), name=f"{name}_file"),
-            path("<path:object_id>/replay/", wrap(self.replay), name=f"{name}_replay"),
+            path("<int:object_id>/file/", wrap(self.file), name=f"{name}_file"),
+            path("<int:object_id>/replay/", wrap(self.replay), name=f"{name}_replay"),
             *super().get_urls(),
         ]
 
@@ -174,7 +174,7 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
         return super().render_change_form(request, context, add, change, form_url, obj)
 
     @method_decorator(require_http_methods(["GET", "POST"]))
-    def replay(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    def replay(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """Says what sending the run's undelivered rows again would do; a POST does it."""
         run = get_object_or_404(self.get_queryset(request), pk=object_id)
         if not (self.has_view_permission(request, run) and self.has_replay_permission(request)):
@@ -205,7 +205,7 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
         self.message_user(request, f"{again.row_count} rows are queued.", messages.SUCCESS)
         return redirect(f"{PAGE}_change", again.pk)
 
-    def file(self, request: HttpRequest, object_id: str) -> FileResponse:
+    def file(self, request: HttpRequest, object_id: int) -> FileResponse:
         """The file that a run wrote, for those who may see the run and its item."""
         run = get_object_or_404(self.get_queryset(request), pk=object_id)
         may_see_item = request.user.has_perm("scheduling.view_schedulingitem")

@@ -142,10 +142,10 @@ class SchedulingItemAdmin(WatermarkPage, BackfillPage, admin.ModelAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.run_now)
         name = "scheduling_schedulingitem_run"
-        return [path("<path:object_id>/run/", view, name=name), *super().get_urls()]
+        return [path("<int:object_id>/run/", view, name=name), *super().get_urls()]
 
     @method_decorator(require_POST)
-    def run_now(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    def run_now(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """Queues a run and shows its history row."""
         if not self.has_run_permission(request):
             raise PermissionDenied

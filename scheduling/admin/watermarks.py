@@ -34,7 +34,7 @@ class WatermarkPage(admin.ModelAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.watermark)
-        return [path("<path:object_id>/watermark/", view, name=NAME), *super().get_urls()]
+        return [path("<int:object_id>/watermark/", view, name=NAME), *super().get_urls()]
 
     def has_set_watermark_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("scheduling.set_watermark")
@@ -70,9 +70,9 @@ class WatermarkPage(admin.ModelAdmin):
         return format_html('{} · <a href="{}">history, set or rewind</a>', words, url)
 
     @method_decorator(require_http_methods(["GET", "POST"]))
-    def watermark(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    def watermark(self, request: HttpRequest, object_id: int) -> HttpResponse:
         """Shows the item's watermark and how it came about; a POST sets it."""
-        item = self.get_object(request, object_id)
+        item = self.get_object(request, str(object_id))
         if item is None:
             raise Http404
         if not self.has_view_permission(request, item):

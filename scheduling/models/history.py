@@ -64,7 +64,7 @@ class SchedulingHistoryItem(models.Model):
         null=True,
         blank=True,
         related_name="+",
-        help_text="The person who asked, for Run now.",
+        help_text="The person who asked for it, if one did.",
     )
     export_id = models.CharField(
         max_length=260, blank=True, help_text="The id that its messages carry."

@@ -43,7 +43,7 @@ class RunPolicy(models.Model):
         choices=Overlap,
         default=Overlap.SKIP,
         help_text="What happens when a run is due while one of the same item is going on. A "
-        "further attempt always waits.",
+        "further attempt and a backfill always wait.",
     )
     most_attempts = models.PositiveSmallIntegerField(
         default=3,
