@@ -216,6 +216,7 @@ class BlackoutWindow(models.Model):
     )
 
     class Meta:
+        verbose_name = "black-out window"
         ordering = ["connection", "start"]
 
     def __str__(self) -> str:

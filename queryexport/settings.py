@@ -95,7 +95,8 @@ elif CELERY_BROKER_URL.startswith(("redis", "sentinel")):
     CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 25 * 60 * 60}
     CELERY_WORKER_DISABLE_PREFETCH = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # A worker waits for its broker for ever.
+CELERY_BEAT_SCHEDULER = "scheduling.scheduler:Scheduler"
 CELERY_BEAT_SYNC_EVERY = 1
 # A worker consumes all of them unless told otherwise by -Q.
 CELERY_TASK_QUEUES = {
@@ -103,9 +104,10 @@ CELERY_TASK_QUEUES = {
 }
 CELERY_TASK_DEFAULT_QUEUE = "short"
 CELERY_TASK_ROUTES = {"scheduling.sweep": {"queue": "service"}}
-# One that could not be run in time is not worth running: the next one does it all.
+# One that could not be run in time is not worth running: the next one does it all. In time by the
+# worker's clock, which may differ from beat's.
 CELERY_BEAT_SCHEDULE = {
-    "sweep": {"task": "scheduling.sweep", "schedule": 30.0, "options": {"expires": 25.0}}
+    "sweep": {"task": "scheduling.sweep", "schedule": 30.0, "options": {"expire_seconds": 300}}
 }
 CELERY_BEAT_CRON_STARTING_DEADLINE = 3600
 CELERY_TIMEZONE = env.str("TIME_ZONE", default="UTC")

@@ -30,6 +30,7 @@ class Migration(migrations.Migration):
                 ('connection', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='blackouts', to='queryexport.databaseconnection')),
             ],
             options={
+                'verbose_name': 'black-out window',
                 'ordering': ['connection', 'start'],
             },
         ),
