@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import oracledb
+import pymssql
 import pytest
 from sqlalchemy import event
 
@@ -48,6 +50,17 @@ def test_oracle_is_reached_by_service_name_with_a_connect_timeout() -> None:
     known = oracle_parameters(SERVER)
     assert (known.host, known.port, known.service_name) == ("db.example.com", 1234, "sales")
     assert (known.user, known.tcp_connect_timeout) == ("reader", 7)
+
+
+def test_a_statement_is_cancelled_by_calls_that_the_drivers_have() -> None:
+    """For the two engines of which no server is run here; the others are cancelled for real."""
+    oracle, sql_server = Mock(spec=oracledb.Connection), Mock(spec=["_conn"])
+    assert hasattr(pymssql.Connection, "_conn")
+    sql_server._conn = Mock(spec=pymssql._mssql.MSSQLConnection)
+    DIALECTS["oracle"].cancel(oracle, SERVER)
+    DIALECTS["mssql"].cancel(sql_server, SERVER)
+    oracle.cancel.assert_called_once_with()
+    sql_server._conn.cancel.assert_called_once_with()
 
 
 def test_oracles_driver_knows_every_option() -> None:
