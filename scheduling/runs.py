@@ -6,12 +6,15 @@ import socket
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from celery import current_app
+from celery.utils import uuid
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from kombu.exceptions import OperationalError
+from kombu.messaging import Producer
 
 from queryexport.errors import (
     ConfigurationError,
@@ -21,7 +24,7 @@ from queryexport.errors import (
     WorkerStopping,
 )
 from queryexport.rows import Receipt
-from scheduling import overlap
+from scheduling import bulk, overlap
 from scheduling.execution import Execution
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, WorkQueue
 from scheduling.progress import RunProgress
@@ -34,7 +37,6 @@ Status = SchedulingHistoryItem.Status
 Trigger = SchedulingHistoryItem.Trigger
 
 EXECUTE_TASK = "scheduling.execute"
-PKS_AT_ONCE = 500
 
 
 def due_slot(item: SchedulingItem, now: datetime) -> datetime | None:
@@ -105,26 +107,29 @@ def execute(
     if not overlap.claim(run, worker, now=timezone.now()):
         return None
     work = Execution(run, watch=watch)
-    with Watchdog(run, work.progress, work.stop):
-        _carry_out(run, work)
+    try:
+        with Watchdog(run, work.progress, work.stop):
+            _carry_out(run, work)
+    finally:
+        _wake_next(run)
     return run
+
+
+def _wake_next(run: SchedulingHistoryItem) -> None:
+    """Hands over at once what waited for this run; a sweep would do so later."""
+    now = timezone.now()
+    if waiting := overlap.next_in_line(run, now=now):
+        rows = SchedulingHistoryItem.objects.filter(pk__in=[each.pk for each in waiting])
+        rows.filter(status=Status.QUEUED).update(not_before=now)
+        dispatch_all(waiting, now)
 
 
 def _carry_out(run: SchedulingHistoryItem, work: Execution) -> None:
     try:
         receipt = work.export()
-    except RunSuperseded as error:
-        log.warning("%s", error)
-        work.abandon()
-    except RunCancelled as error:
-        log.warning("Run %s is cancelled: %s", run.pk, error)
-        work.break_off(error.message, status=Status.CANCELLED, receipt=error.receipt)
-    except WorkerStopping as error:
-        log.warning("Run %s is lost: %s", run.pk, error)
-        work.break_off(error.message, status=Status.LOST, receipt=error.receipt, may_pass=True)
     except ExportError as error:
-        log.warning("Run %s failed: %s", run.pk, error)
-        work.break_off(error.message, receipt=error.receipt, may_pass=error.retryable)
+        # What was told to stop may fail in any way on its way to the end.
+        _break_off(run, work, work.stop.reason or error, receipt=error.receipt)
     except Exception as error:
         work.break_off(_fault(error))
         raise
@@ -134,6 +139,21 @@ def _carry_out(run: SchedulingHistoryItem, work: Execution) -> None:
     else:
         status, reason = outcome(receipt, least_percent=_least_percent(run))
         work.finish(status, error=reason, receipt=receipt)
+
+
+def _break_off(
+    run: SchedulingHistoryItem, work: Execution, reason: ExportError, *, receipt: Receipt | None
+) -> None:
+    log.warning("Run %s ends: %s", run.pk, reason)
+    match reason:
+        case RunSuperseded():
+            work.abandon()
+        case RunCancelled():
+            work.break_off(reason.message, status=Status.CANCELLED, receipt=receipt)
+        case WorkerStopping():
+            work.break_off(reason.message, status=Status.LOST, receipt=receipt, may_pass=True)
+        case _:
+            work.break_off(reason.message, receipt=receipt, may_pass=reason.retryable)
 
 
 def outcome(
@@ -188,23 +208,37 @@ def dispatch(run: SchedulingHistoryItem) -> None:
 def dispatch_all(waiting: Iterable[SchedulingHistoryItem], now: datetime) -> int:
     """The same for runs that wait; they go on waiting when the broker cannot be reached."""
     handed: list[int] = []
+    declared: set[str] = set()
     try:
-        for run in waiting:
-            _send(run)
-            handed.append(run.pk)
+        with current_app.producer_or_acquire() as producer:
+            for run in waiting:
+                _send(run, producer, declared)
+                handed.append(run.pk)
     except (OperationalError, OSError):
         log.exception("Runs still wait: the broker cannot be reached")
-    for start in range(0, len(handed), PKS_AT_ONCE):
-        some = SchedulingHistoryItem.objects.filter(pk__in=handed[start : start + PKS_AT_ONCE])
-        some.update(dispatched_at=now)
+    if handed:
+        rows = SchedulingHistoryItem.objects.filter(pk__in=bulk.any_of(handed))
+        with transaction.atomic():
+            bulk.lock(rows)
+            rows.update(dispatched_at=now)
     return len(handed)
 
 
 def _hand_over(run: SchedulingHistoryItem, now: datetime) -> None:
-    _send(run)
+    with current_app.producer_or_acquire() as producer:
+        _send(run, producer, set())
     SchedulingHistoryItem.objects.filter(pk=run.pk).update(dispatched_at=now)
 
 
-def _send(run: SchedulingHistoryItem) -> None:
+def _send(run: SchedulingHistoryItem, producer: Producer, declared: set[str]) -> None:
+    """Does what Celery's `send_task` does, without what is the same for every run.
+
+    The run's queue is made known to the broker unless it is one of those `declared`.
+    """
     queue = run.item.work_queue if run.item else WorkQueue.SHORT
-    current_app.send_task(EXECUTE_TASK, [run.pk], queue=queue)
+    message = current_app.amqp.create_task_message(
+        uuid(), EXECUTE_TASK, [run.pk], {}, argsrepr=f"[{run.pk}]", kwargsrepr="{}"
+    )
+    options: dict[str, Any] = {"declare": []} if queue in declared else {}
+    current_app.amqp.send_task_message(producer, EXECUTE_TASK, message, queue=str(queue), **options)
+    declared.add(queue)

@@ -7,15 +7,18 @@ the workers were away.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import islice, takewhile
+from operator import itemgetter
 from typing import Any
 
-from django.db.models import Q
 from django.db.models.signals import post_save
 
 from queryexport.errors import ConfigurationError
+from scheduling import bulk
 from scheduling.models import CatchUp, SchedulingHistoryItem, SchedulingItem
 from scheduling.models.item import NEVER
+from scheduling.occurrences import Schedule
 
 Status = SchedulingHistoryItem.Status
 Decision = tuple[datetime, SchedulingHistoryItem.Status]
@@ -26,7 +29,6 @@ HEAD_START = timedelta(seconds=20)
 PUNCTUAL = timedelta(minutes=2)
 MOST_ITEMS = 20_000
 MOST_SLOTS = 1000
-ROWS_AT_ONCE = 500
 
 
 def plan(
@@ -45,19 +47,20 @@ def fill(now: datetime) -> int:
     _begin_where_nobody_knows(now)
     items = list(
         SchedulingItem.objects.filter(enabled=True, next_slot__lte=now - HEAD_START)
-        .select_related("query", "connection")
+        .prefetch_related("query", "connection")  # Many items share them.
         .order_by("next_slot")[:MOST_ITEMS]
     )
-    due = {item: _slots(item, now - HEAD_START) for item in items}
+    slots_of = cache(_slots)  # Many items share these as well.
+    due = {item: slots_of(item.schedule, item.next_slot, now - HEAD_START) for item in items}
     there = _there_already(items)
     rows = [
         row
-        for item, slots in due.items()
+        for item, slots in sorted(due.items(), key=lambda found: found[0].pk)
         for row in _rows(item, [slot for slot in slots if (item.pk, slot) not in there], now)
     ]
-    SchedulingHistoryItem.objects.bulk_create(rows, ROWS_AT_ONCE, ignore_conflicts=True)
+    written = bulk.insert_new(rows)
     _move_on((item, slots[-1] if slots else now) for item, slots in due.items())
-    return len(rows)
+    return written
 
 
 def start_afresh_after_a_load() -> None:
@@ -79,22 +82,24 @@ def _begin_where_nobody_knows(now: datetime) -> None:
 def _move_on(items: Iterable[tuple[SchedulingItem, datetime]]) -> None:
     """Gives each item the first slot after its moment, unless its schedule was changed meanwhile.
 
-    Many items have the same next slot before and after, so the updates are few.
+    Many items have the same schedule, so the slots to be found are few.
     """
-    alike: defaultdict[tuple[datetime | None, datetime], list[int]] = defaultdict(list)
+    alike: defaultdict[tuple[Schedule, datetime], list[SchedulingItem]] = defaultdict(list)
     for item, moment in items:
-        alike[item.next_slot, item.first_slot_after(moment)].append(item.pk)
-    for (before, after), pks in alike.items():
-        for start in range(0, len(pks), ROWS_AT_ONCE):
-            some = SchedulingItem.objects.filter(pk__in=pks[start : start + ROWS_AT_ONCE])
-            some.filter(next_slot=before).update(next_slot=after)
+        alike[item.schedule, moment].append(item)
+    changes = [
+        (item.pk, item.next_slot, after)
+        for (_, moment), some in alike.items()
+        for after in [some[0].first_slot_after(moment)]
+        for item in some
+    ]
+    bulk.replace(SchedulingItem, "next_slot", sorted(changes, key=itemgetter(0)))
 
 
-def _slots(item: SchedulingItem, until: datetime) -> list[datetime]:
-    """The item's slots from its next one on, at most so many; none if its schedule is not one."""
-    assert item.next_slot
+def _slots(schedule: Schedule, first: datetime, until: datetime) -> list[datetime]:
+    """The schedule's slots from that one on, at most so many; none if it is not one."""
     try:
-        slots = item.schedule.after(item.next_slot - timedelta(minutes=1))
+        slots = schedule.after(first - timedelta(minutes=1))
         due = islice(takewhile(lambda slot: slot <= until, slots), MOST_SLOTS)
         # In UTC, because Python finds no time of an hour that comes twice equal to any other.
         return [slot.astimezone(UTC) for slot in due]
@@ -106,7 +111,8 @@ def _there_already(items: Sequence[SchedulingItem]) -> set[tuple[int, datetime]]
     if not items:
         return set()
     earliest = min(item.next_slot or NEVER for item in items)
-    rows = SchedulingHistoryItem.objects.filter(Q(item__in=items) & Q(scheduled_for__gte=earliest))
+    theirs = SchedulingHistoryItem.objects.filter(item__in=bulk.any_of([item.pk for item in items]))
+    rows = theirs.filter(scheduled_for__gte=earliest)
     return set(rows.values_list("item_id", "scheduled_for"))
 
 

@@ -1,7 +1,5 @@
 """The admin pages of items: what runs when and where to, and Run now."""
 
-from datetime import UTC
-from itertools import islice
 from typing import Any
 
 from django.contrib import admin, messages
@@ -12,20 +10,21 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.views.decorators.http import require_POST
 
 from queryexport.errors import ConfigurationError
 from scheduling import runs
 from scheduling.admin.backfill import BackfillPage
 from scheduling.admin.links import status_badge
+from scheduling.admin.next_runs import NextRunsPage
 from scheduling.admin.watermark_forms import WatermarkedItemForm
 from scheduling.admin.watermarks import WatermarkPage
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 
 
 @admin.register(SchedulingItem)
-class SchedulingItemAdmin(WatermarkPage, BackfillPage, admin.ModelAdmin):
+class SchedulingItemAdmin(WatermarkPage, BackfillPage, NextRunsPage, admin.ModelAdmin):
     form = WatermarkedItemForm
     change_form_template = "admin/scheduling/schedulingitem/change_form.html"
     list_display = (
@@ -110,18 +109,6 @@ class SchedulingItemAdmin(WatermarkPage, BackfillPage, admin.ModelAdmin):
         except ConfigurationError as error:
             return error.message
         return f"{slot:%Y-%m-%d %H:%M %Z}" if slot else "ended"
-
-    @admin.display(description="next 10 runs")
-    def next_runs(self, item: SchedulingItem) -> str:
-        """As the schedule is stored, also of a disabled item; in its own zone and in UTC."""
-        if item.pk is None:
-            return "Shown once it is saved."
-        try:
-            slots = list(islice(item.schedule.after(timezone.now()), 10))
-        except ConfigurationError as error:
-            return error.message
-        rows = ((f"{slot:%a %Y-%m-%d %H:%M %Z}", f"{slot.astimezone(UTC):%H:%M}") for slot in slots)
-        return format_html_join("", "<div>{} ({} UTC)</div>", rows) or "ended"
 
     @admin.display(description="last run")
     def last_run(self, item: Any) -> str:

@@ -1,6 +1,10 @@
 """Every slot has its row: run by a tick, run late, or missed, as the item's policy says."""
 
+import json
+from base64 import b64decode
+from copy import copy
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +21,8 @@ from scheduling.sweep import sweep
 from tests.factories import MakeItem
 
 EIGHT = datetime(2026, 1, 18, 8, 0, tzinfo=UTC)
-MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 POLICIES = ("skip", "latest", "all")
 
 
@@ -101,7 +106,7 @@ def test_a_slot_that_a_tick_has_run_is_left_alone(item_of: Any) -> None:
 @pytest.mark.usefixtures("task_folder")
 def test_a_tick_after_the_sweep_does_nothing_more(item_of: Any) -> None:
     item = item_of()
-    sweep(EIGHT + 30 * timedelta(seconds=1))
+    sweep(EIGHT + 30 * SECOND)
     with time_machine.travel(EIGHT + timedelta(seconds=40), tick=False):
         tasks.run_item(item.pk)
     assert statuses(item) == [(EIGHT, "queued")]
@@ -210,12 +215,50 @@ def test_a_schedule_that_is_changed_during_a_sweep_keeps_its_own_next_slot(
     assert item.next_slot == EIGHT + 3 * HOUR + 30 * MINUTE
 
 
+def copies_of(item: SchedulingItem, count: int) -> list[SchedulingItem]:
+    """Items that are the same but for their names, not saved yet."""
+    copies = [copy(item) for _ in range(count)]
+    for number, each in enumerate(copies):
+        each.pk, each.name = None, f"{item.name}, copy {number}"
+    return copies
+
+
+def many_like(item: SchedulingItem, count: int) -> None:
+    """So many items, most of which were and will be due at other times than the others."""
+    copies = copies_of(item, count)
+    for number, each in enumerate(copies):
+        each.cron_expression = f"0 8 * * {number % 7}" if number % 2 else f"{number % 60} 7,9 * * *"
+        each.next_slot = EIGHT - number % 5 * DAY
+        each.catch_up = POLICIES[number % 3]
+    SchedulingItem.objects.bulk_create(copies)
+
+
+@pytest.mark.parametrize("count", [10, 500])
 @pytest.mark.usefixtures("task_folder")
 def test_a_sweep_takes_the_same_number_of_queries_for_any_number_of_items(
-    item_of: Any, django_assert_num_queries: Any
+    item_of: Any, django_assert_num_queries: Any, count: int
 ) -> None:
-    for _ in range(12):
-        item_of()
-    with django_assert_num_queries(8):
-        assert sweep(EIGHT + 30 * timedelta(seconds=1)).dispatched == 12
-    assert SchedulingHistoryItem.objects.count() == 12
+    many_like(item_of(), count)
+    with django_assert_num_queries(16):
+        found = sweep(EIGHT + 30 * SECOND)
+    assert found.slots > found.dispatched > count / 4
+    assert not SchedulingItem.objects.filter(next_slot__lte=EIGHT).exists()
+
+
+def test_a_minute_in_which_everything_is_due_has_a_row_and_a_message_for_each_item(
+    item_of: Any, task_folder: Path
+) -> None:
+    SchedulingItem.objects.bulk_create(copies_of(item_of(), 499))
+    before = set(task_folder.glob("*.msg"))
+    found = [sweep(EIGHT + 30 * SECOND), sweep(EIGHT + MINUTE)]
+    assert [(each.slots, each.dispatched) for each in found] == [(500, 500), (0, 0)]
+    rows = SchedulingHistoryItem.objects.filter(status="queued", scheduled_for=EIGHT)
+    assert rows.values("item").distinct().count() == rows.count() == 500
+    sent = [run_of(message) for message in set(task_folder.glob("*.msg")) - before]
+    assert sorted(sent) == sorted(rows.values_list("pk", flat=True))
+
+
+def run_of(message: Path) -> int:
+    """The run that a message of Celery's asks for."""
+    ((pk,), _, _) = json.loads(b64decode(json.loads(message.read_text())["body"]))
+    return pk

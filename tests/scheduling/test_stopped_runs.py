@@ -13,7 +13,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from kafka_sink.broker import EmbeddedBroker
-from queryexport.errors import RunCancelled
+from queryexport.errors import QueryError, RunCancelled
 from queryexport.stopping import Stop
 from scheduling import cancelling, progress, replays, runs, shutdown, watchdog
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
@@ -171,6 +171,23 @@ def test_a_run_whose_brokers_are_gone_is_cancelled(
     assert took_sec < WITHIN_SEC
     assert_cancelled(run)
     assert run.undelivered_kept == run.kafka_messages_failed
+
+
+def test_a_cancelled_run_is_not_tried_again_whatever_it_fails_with(
+    make_item: MakeItem, person: User, task_folder: Path
+) -> None:
+    """The database goes away at the same time, which else would be an error that may pass."""
+    run = queued(make_item(sql=ROWS_WITHOUT_END))
+
+    def gone(progress: RunProgress) -> None:
+        cancelling.cancel(run, user=person)
+        while not progress._stop.reason:
+            time.sleep(0.05)
+        raise QueryError("The connection was lost.", retryable=True)
+
+    runs.execute(run.pk, watch=gone)
+    run.refresh_from_db()
+    assert_cancelled(run)
 
 
 def test_a_replay_that_is_cancelled_before_it_begins_leaves_its_rows_as_they_were(

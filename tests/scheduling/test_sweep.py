@@ -1,6 +1,7 @@
 """What no process looks after any more is found by the clock."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -108,3 +109,20 @@ def test_a_sweep_takes_the_same_number_of_queries_however_many_items_there_are(
         make_run(heartbeat_at=SLOT)
     with django_assert_num_queries(4):
         sweep(SLOT + SECOND)
+
+
+def test_runs_wait_for_a_broker_that_is_away_and_it_is_asked_once(
+    make_run, task_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        make_run(status="queued", started_at=None, claim_token=None, not_before=SLOT)
+    away = task_folder.rename(task_folder.with_name("away"))
+    try:
+        assert sweep(SLOT + SECOND).dispatched == 0
+    finally:
+        away.rename(task_folder)
+    assert [record.message for record in caplog.records] == [
+        "Runs still wait: the broker cannot be reached"
+    ]
+    assert not SchedulingHistoryItem.objects.filter(dispatched_at__isnull=False).exists()
+    assert sweep(SLOT + 2 * SECOND).dispatched == 5
