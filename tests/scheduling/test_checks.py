@@ -1,9 +1,13 @@
 """The system checks of this app."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from pytest_django import Settings
 
+from scheduling import checks
+from scheduling.checks import own_database
 from scheduling.checks import undelivered_root as check
 
 
@@ -18,3 +22,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, settings: Setting
     [error] = check()
     assert error.id == "scheduling.E001"
     assert str(tmp_path / "file") in (error.hint or "")
+
+
+def test_a_database_that_the_sweep_does_not_know_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert own_database() == []
+    other = SimpleNamespace(vendor="mysql", display_name="MySQL")
+    monkeypatch.setattr(checks, "connection", other)
+    [error] = own_database()
+    assert error.id == "scheduling.E002"
+    assert "DATABASE_URL" in (error.hint or "")
