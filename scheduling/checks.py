@@ -21,7 +21,7 @@ def own_database(**kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"The product's own rows cannot be kept in {connection.display_name}.",
-            hint="Let DATABASE_URL lead to a PostgreSQL database or a SQLite file; queries may read "
+            hint="Let DATABASE_URL lead to PostgreSQL or to a SQLite file; queries may read "
             "from any of the engines.",
             id="scheduling.E002",
         )

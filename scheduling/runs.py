@@ -24,7 +24,7 @@ from queryexport.errors import (
     WorkerStopping,
 )
 from queryexport.rows import Receipt
-from scheduling import bulk, overlap
+from scheduling import bulk, turns
 from scheduling.execution import Execution
 from scheduling.models import SchedulingHistoryItem, SchedulingItem, WorkQueue
 from scheduling.progress import RunProgress
@@ -104,7 +104,7 @@ def execute(
     """
     run = SchedulingHistoryItem.objects.select_related("item__query", "item__connection").get(pk=pk)
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    if not overlap.claim(run, worker, now=timezone.now()):
+    if not turns.claim(run, worker, now=timezone.now()):
         return None
     work = Execution(run, watch=watch)
     try:
@@ -118,7 +118,7 @@ def execute(
 def _wake_next(run: SchedulingHistoryItem) -> None:
     """Hands over at once what waited for this run; a sweep would do so later."""
     now = timezone.now()
-    if waiting := overlap.next_in_line(run, now=now):
+    if waiting := turns.next_in_line(run, now=now):
         rows = SchedulingHistoryItem.objects.filter(pk__in=[each.pk for each in waiting])
         rows.filter(status=Status.QUEUED).update(not_before=now)
         dispatch_all(waiting, now)

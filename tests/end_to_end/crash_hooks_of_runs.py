@@ -9,7 +9,7 @@ from kombu import Producer
 
 from queryexport import source
 from queryexport.engines import DIALECTS
-from scheduling import attempts, execution, overlap, runs, sweep, watermarks
+from scheduling import attempts, execution, runs, sweep, turns, watermarks
 from scheduling.execution import Execution
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 from tests.end_to_end.crash_hooks import (
@@ -92,7 +92,7 @@ def _arm_the_claim_and_the_end() -> None:
             reach(SIGN_OF_LIFE)
         real(run, **values)
 
-    wrap(overlap, "claim", claim)
+    wrap(turns, "claim", claim)
     wrap(SchedulingHistoryItem, "claim", claim_row)
     wrap(SchedulingHistoryItem, "record", record)
     kill_after(SchedulingHistoryItem, "finish", "row ended, not committed")
