@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the real services that the tests run against, as far as they are missing.
 #
-# PostgreSQL, MariaDB and Redis come from Debian's packages, Kafka's jars from Maven by pom.xml.
+# PostgreSQL, MariaDB, Redis and RabbitMQ come from Debian's packages, Kafka's jars from Maven by
+# pom.xml.
 # The daemons are not started here: the tests start their own, on loopback and in temporary folders.
 set -euo pipefail
 
@@ -35,6 +36,8 @@ has_postgresql() {
 
 has_mariadb() { { command -v mariadbd && command -v mariadb-install-db; } >/dev/null; }
 
+has_rabbitmq() { compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null; }
+
 # The copy of pom.xml is written last, so it also says that the copying was finished.
 has_kafka() {
     cmp -s "$here/pom.xml" "$kafka/pom.xml" && compgen -G "$kafka/libs/kafka_*.jar" >/dev/null
@@ -44,6 +47,7 @@ missing_packages() {
     has_postgresql || echo postgresql
     has_mariadb || echo mariadb-server
     command -v redis-server >/dev/null || echo redis-server
+    has_rabbitmq || echo rabbitmq-server
     command -v java >/dev/null || echo openjdk-17-jre-headless
     has_kafka || command -v mvn >/dev/null || echo maven
 }
@@ -84,4 +88,4 @@ has_kafka || install_kafka
 
 mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" -eq 0 ] || die "still missing after the installation: ${packages[*]}."
-say "PostgreSQL, MariaDB, Redis and Kafka are installed"
+say "PostgreSQL, MariaDB, Redis, RabbitMQ and Kafka are installed"

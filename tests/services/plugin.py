@@ -15,12 +15,14 @@ from tests import flights
 from tests.services import kafka as kafka_service
 from tests.services import mariadb as mariadb_service
 from tests.services import postgresql as postgresql_service
+from tests.services import rabbitmq as rabbitmq_service
 from tests.services import redis_server as redis_service
 from tests.services import secured_kafka as secured_kafka_service
 from tests.services import smtp as smtp_service
 from tests.services.kafka import KafkaBroker
 from tests.services.mariadb import MariaDB
 from tests.services.postgresql import PostgreSQL
+from tests.services.rabbitmq import RabbitMQ
 from tests.services.redis_server import RedisServer
 from tests.services.secured_kafka import SecuredKafka
 from tests.services.smtp import SMTPServer
@@ -85,6 +87,13 @@ def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
     """A Redis server that asks for a password."""
     _require(pytestconfig, "Redis", redis_service.unavailable_reason)
     yield from _started(pytestconfig, "Redis", redis_service.running())
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(pytestconfig: pytest.Config) -> Iterator[RabbitMQ]:
+    """A RabbitMQ server that asks for a password, with one virtual host."""
+    _require(pytestconfig, "RabbitMQ", rabbitmq_service.unavailable_reason)
+    yield from _started(pytestconfig, "RabbitMQ", rabbitmq_service.running())
 
 
 @pytest.fixture(scope="session")
