@@ -43,7 +43,7 @@ bench-kafka: $(DEVELOPMENT) .env ## Rows to Kafka: C tools, a plain loop, and th
 bench-sweep: $(DEVELOPMENT) .env ## One sweep over 100 to 10,000 items that are all due
 	$(BIN)/python -m benchmarks.sweep
 
-services: ## Install PostgreSQL, MariaDB, Redis and Kafka for the tests (Debian, root)
+services: ## Install PostgreSQL, MariaDB, Redis, RabbitMQ and Kafka for the tests (Debian, root)
 	bash tests/services/install.sh
 
 requirements: $(DEVELOPMENT) ## Compile the exact pins from pyproject.toml

@@ -131,6 +131,7 @@ class Execution:
         values: dict[str, Any] = {
             "row_count": read,
             "rows_delivered": delivered,
+            "duration_sec": self.progress.elapsed_sec,
             "phases": {"first_row_sec": self.progress.first_row_sec},
         }
         if receipt:

@@ -32,9 +32,14 @@ class RunProgress:
         self._watch = watch
         self._started = self._written = self.moved_at = monotonic()
 
+    @property
+    def elapsed_sec(self) -> float:
+        """Since the run began here, by a clock that is never set."""
+        return monotonic() - self._started
+
     def read(self, rows: int) -> None:
         if self.first_row_sec is None:
-            self.first_row_sec = monotonic() - self._started
+            self.first_row_sec = self.elapsed_sec
         self.rows_read += rows
         self._changed(rows)
 

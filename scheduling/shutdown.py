@@ -8,8 +8,9 @@ from typing import Any
 from celery.signals import worker_shutting_down
 from django.conf import settings
 
-# When the worker was told to stop, in seconds since 1970; 0: it was not. The memory is shared with
-# the processes that it forks. No lock, because a process that is killed would keep it.
+# When the worker was told to stop, by the clock that is never set, which is the same in all of its
+# processes; 0: it was not. The memory is shared with those that it forks. No lock, because one
+# that is killed would keep it.
 _told = mmap.mmap(-1, 8)
 _TIME = struct.Struct("d")
 
@@ -22,7 +23,7 @@ def listen() -> None:
 def is_overdue() -> bool:
     """Whether runs that are still going on have to end now."""
     [told_at] = _TIME.unpack(_told[:])
-    return bool(told_at) and time.time() - told_at > grace_sec()
+    return bool(told_at) and time.monotonic() - told_at > grace_sec()
 
 
 def grace_sec() -> float:
@@ -31,4 +32,4 @@ def grace_sec() -> float:
 
 
 def _begin(**kwargs: Any) -> None:
-    _told[:] = _TIME.pack(time.time())
+    _told[:] = _TIME.pack(time.monotonic())

@@ -44,6 +44,10 @@ def sweep(now: datetime) -> Swept:
 
 
 def _find_lost(now: datetime) -> int:
+    running = SchedulingHistoryItem.objects.filter(status=Status.RUNNING)
+    # Signs from before the clock was set back: whoever is alive gives another one soon, and the
+    # others are given as long as if theirs were of now.
+    running.filter(heartbeat_at__gt=now + LOST_AFTER).update(heartbeat_at=now)
     # A row that was never written to after its claim has the time of the claim.
     silent = SchedulingHistoryItem.objects.alias(
         sign_of_life=Coalesce("heartbeat_at", "started_at", "timestamp")
@@ -68,6 +72,7 @@ def _dispatch_waiting(now: datetime) -> int:
     )
     due = waiting.filter(
         Q(dispatched_at__lt=now - DISPATCH_AGAIN_AFTER)
+        | Q(dispatched_at__gt=now + DISPATCH_AGAIN_AFTER)  # The clock was set back.
         # It gave way since then, which a fast worker may do before the hand-over is written down.
         | Q(dispatched_at__lt=F("not_before"))
         | Q(dispatched_at__isnull=True, not_before__isnull=False)

@@ -311,15 +311,7 @@ class SchedulingHistoryItem(models.Model):
 
     def finish(self, status: Status, *, error: str = "", **values: Any) -> None:
         """Ends the running row with its outcome; the database refuses one that is not true."""
-        moment = now()
-        started = self.started_at or moment
-        self.record(
-            status=status,
-            error=error,
-            finished_at=moment,
-            duration_sec=(moment - started).total_seconds(),
-            **values,
-        )
+        self.record(status=status, error=error, finished_at=now(), **values)
 
     def lose(self, now: datetime) -> bool:
         """Ends a running row whose worker is silent; False when it has moved since it was read.

@@ -17,6 +17,12 @@ from demo.processes import running
 from tests.services.postgresql import PostgreSQL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+RUN_ALL = """
+from scheduling import runs
+from scheduling.models import SchedulingItem
+for item in SchedulingItem.objects.order_by("pk"):
+    runs.run_now(item, trigger=runs.Trigger.COMMAND, user=None)
+"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Installation:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def run_all(self) -> None:
+        """Asks for a run of every item."""
+        self.manage("shell", "-c", RUN_ALL)
 
     def load(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Stores the rows, in the form of Django's fixtures."""

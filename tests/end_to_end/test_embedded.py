@@ -11,13 +11,6 @@ from tests.factories import make_database
 
 pytestmark = pytest.mark.slow
 
-RUN_NOW = """
-from scheduling import runs
-from scheduling.models import SchedulingItem
-for item in SchedulingItem.objects.order_by("pk"):
-    runs.run_now(item, trigger=runs.Trigger.COMMAND, user=None)
-"""
-
 SWEEP_MUCH_LATER = """
 from datetime import timedelta
 from django.utils import timezone
@@ -67,7 +60,7 @@ def ended(installation: Installation, *, within_sec: float) -> list[dict[str, An
 def test_a_worker_runs_what_was_queued(tmp_path: Path, database: Path) -> None:
     installation = install(tmp_path / "installation")
     installation.load(rows(database, sharing_mode="email", email_to="ops@example.com"))
-    installation.manage("shell", "-c", RUN_NOW)
+    installation.run_all()
     with installation.celery("worker", "--concurrency=2"):
         [run] = ended(installation, within_sec=60)
     assert (run["status"], run["rows_delivered"]) == ("success", 3), installation.log("worker")
@@ -78,7 +71,7 @@ def test_a_worker_runs_what_was_queued(tmp_path: Path, database: Path) -> None:
 def test_a_run_that_cannot_reach_the_broker_says_so(tmp_path: Path, database: Path) -> None:
     installation = install(tmp_path / "installation", CELERY_BROKER_URL="redis://127.0.0.1:1/0")
     installation.load(rows(database))
-    installation.manage("shell", "-c", RUN_NOW)
+    installation.run_all()
     [run] = installation.history()
     assert run["status"] == "fail"
     assert "could not be handed to the workers" in run["error"]

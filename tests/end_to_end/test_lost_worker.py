@@ -18,12 +18,6 @@ LOST_WITHIN_SEC = 90
 SILENT_SEC = 75  # Longer than a run without a sign of life is let live.
 QUERIES_SEC = {"silent": SILENT_SEC, "killed": 30, "stopped": 30}
 ENDS_WITHIN_SEC = 150
-RUN_ALL = """
-from scheduling import runs
-from scheduling.models import SchedulingItem
-for item in SchedulingItem.objects.order_by("pk"):
-    runs.run_now(item, trigger=runs.Trigger.COMMAND, user=None)
-"""
 Rows = list[dict[str, Any]]
 
 
@@ -86,7 +80,7 @@ def test_what_is_killed_or_stands_still_is_lost_and_tried_again_and_what_is_sile
     installation = install(tmp_path / "installation", SOURCE_PASSWORD=postgresql.password)
     installation.load(rows(postgresql))
     with installation.celery("worker", "--concurrency=4"), installation.celery("beat"):
-        installation.manage("shell", "-c", RUN_ALL)
+        installation.run_all()
         history = wait_for(
             installation, lambda found: all(run["started_at"] for run in found), within_sec=60
         )

@@ -16,12 +16,6 @@ RUNS = 8
 AT_ONCE = 2
 SLEEP_SEC = 2
 WITHIN_SEC = 120
-RUN_ALL = """
-from scheduling import runs
-from scheduling.models import SchedulingItem
-for item in SchedulingItem.objects.order_by("pk"):
-    runs.run_now(item, trigger=runs.Trigger.COMMAND, user=None)
-"""
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
@@ -35,7 +29,7 @@ def test_no_more_runs_than_allowed_and_none_waits_longer_than_it_has_to(
     connection["fields"]["most_runs"] = AT_ONCE
     installation.load([connection, *others])
     with installation.celery("worker", f"--concurrency={RUNS}"):
-        installation.manage("shell", "-c", RUN_ALL)
+        installation.run_all()
         deadline = time.monotonic() + WITHIN_SEC
         while None in (ends := [run["finished_at"] for run in installation.history()]):
             assert time.monotonic() < deadline, installation.log("worker").read_text()

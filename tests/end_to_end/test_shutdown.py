@@ -15,12 +15,6 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 GRACE_SEC = 8
 WITHIN_SEC = 60
-RUN_ALL = """
-from scheduling import runs
-from scheduling.models import SchedulingItem
-for item in SchedulingItem.objects.order_by("pk"):
-    runs.run_now(item, trigger=runs.Trigger.COMMAND, user=None)
-"""
 SLEEPING = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(97)%' AND pid <> "
 
 
@@ -36,7 +30,7 @@ def test_a_worker_that_is_told_to_stop_stops_in_order(
         sleeping_items(postgresql, {"short": {"sleep_sec": 4}, "long": {"sleep_sec": 97}})
     )
     with installation.celery("worker", "--concurrency=2") as worker:
-        installation.manage("shell", "-c", RUN_ALL)
+        installation.run_all()
         deadline = time.monotonic() + WITHIN_SEC
         while [run["status"] for run in installation.history()] != ["running", "running"]:
             assert time.monotonic() < deadline, installation.log("worker").read_text()

@@ -239,7 +239,7 @@ def test_a_sweep_takes_the_same_number_of_queries_for_any_number_of_items(
     item_of: Any, django_assert_num_queries: Any, count: int
 ) -> None:
     many_like(item_of(), count)
-    with django_assert_num_queries(16):
+    with django_assert_num_queries(17):
         found = sweep(EIGHT + 30 * SECOND)
     assert found.slots > found.dispatched > count / 4
     assert not SchedulingItem.objects.filter(next_slot__lte=EIGHT).exists()

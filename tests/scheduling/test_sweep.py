@@ -16,6 +16,7 @@ pytestmark = pytest.mark.django_db
 
 SLOT = datetime(2026, 1, 18, 8, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -62,14 +63,14 @@ def test_a_run_that_lives_is_left_alone(make_run) -> None:
 def test_a_sign_of_life_in_the_last_moment_saves_the_run(make_run) -> None:
     run = make_run(heartbeat_at=SLOT)
     SchedulingHistoryItem.objects.update(heartbeat_at=SLOT + SECOND)
-    assert not run.lose(SLOT + timedelta(hours=1))
+    assert not run.lose(SLOT + HOUR)
     run.refresh_from_db()
     assert run.status == "running"
 
 
 def test_a_worker_that_comes_back_can_write_no_more(make_run) -> None:
     run = make_run(heartbeat_at=SLOT)
-    sweep(SLOT + timedelta(hours=1))
+    sweep(SLOT + HOUR)
     with pytest.raises(RunSuperseded):
         run.record(row_count=7)
     with pytest.raises(RunSuperseded):
@@ -82,13 +83,31 @@ def test_the_last_attempt_that_is_lost_is_the_end(make_run) -> None:
     run = make_run(heartbeat_at=SLOT)
     run.item.most_attempts = 1
     run.item.save()
-    assert sweep(SLOT + timedelta(hours=1)).lost == 1
+    assert sweep(SLOT + HOUR).lost == 1
     assert not run.next_attempts.exists()
+
+
+def test_a_run_that_died_before_the_clock_was_set_back_is_lost_all_the_same(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT + HOUR)
+    assert sweep(SLOT).lost == 0
+    assert sweep(SLOT + 49 * SECOND).lost == 0
+    assert sweep(SLOT + 51 * SECOND).lost == 1
+    run.refresh_from_db()
+    assert run.status == "lost"
+
+
+def test_a_run_that_lives_while_the_clock_is_set_back_goes_on(make_run) -> None:
+    run = make_run(heartbeat_at=SLOT + HOUR)
+    sweep(SLOT)
+    SchedulingHistoryItem.objects.update(heartbeat_at=SLOT + 10 * SECOND)  # Its next sign.
+    assert sweep(SLOT + 51 * SECOND).lost == 0
+    run.refresh_from_db()
+    assert run.status == "running"
 
 
 def test_two_sweeps_find_a_lost_run_once(make_run) -> None:
     run = make_run(heartbeat_at=SLOT)
-    later = SLOT + timedelta(hours=1)
+    later = SLOT + HOUR
     assert [sweep(later).lost, sweep(later).lost] == [1, 0]
     assert run.next_attempts.count() == 1
 
@@ -107,7 +126,7 @@ def test_a_sweep_takes_the_same_number_of_queries_however_many_items_there_are(
 ) -> None:
     for _ in range(20):
         make_run(heartbeat_at=SLOT)
-    with django_assert_num_queries(4):
+    with django_assert_num_queries(5):
         sweep(SLOT + SECOND)
 
 
@@ -126,3 +145,13 @@ def test_runs_wait_for_a_broker_that_is_away_and_it_is_asked_once(
     ]
     assert not SchedulingHistoryItem.objects.filter(dispatched_at__isnull=False).exists()
     assert sweep(SLOT + 2 * SECOND).dispatched == 5
+
+
+@pytest.mark.usefixtures("task_folder")
+def test_a_run_that_was_handed_over_before_the_clock_was_set_back_is_handed_over_again(
+    make_item: MakeItem,
+) -> None:
+    run = runs.queue(make_item(), SLOT, trigger=runs.Trigger.SCHEDULE)
+    assert run
+    SchedulingHistoryItem.objects.filter(pk=run.pk).update(dispatched_at=SLOT + HOUR)
+    assert [sweep(SLOT).dispatched, sweep(SLOT + SECOND).dispatched] == [1, 0]
