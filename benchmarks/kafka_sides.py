@@ -71,6 +71,9 @@ class NoProgress:
     def delivered(self, rows: int) -> None:
         """Not written anywhere."""
 
+    def arrived(self, rows: int) -> None:
+        """Not written anywhere."""
+
     def check(self) -> None:
         """Never taken over."""
 

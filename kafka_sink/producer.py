@@ -185,7 +185,7 @@ class CountingProducer:
             self._transactional = False  # Neither committed nor to be aborted, as far as we know.
             raise
         self._transactional = False
-        self._tell_progress(monotonic())
+        self._progress.arrived(self.ledger.acked)
 
     def _abort(self) -> None:
         self._transactional = False

@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from django.conf import settings
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, get_connection
 from django.core.mail.backends import smtp
 from django.core.mail.message import sanitize_address
 
@@ -24,21 +24,13 @@ LEADING_DOT = re.compile(rb"(?m)^\.")
 class FileMessage(EmailMessage):
     """A message with one attached file.
 
-    `SMTPBackend` sends it in pieces; any other mail backend takes it whole, as Django's own. With
-    `progress` it can be given up until right before the step that makes the server take it.
+    `SMTPBackend` sends it in pieces; any other mail backend takes it whole, as Django's own.
     """
 
     def __init__(
-        self,
-        *args: Any,
-        path: Path,
-        attachment_name: str,
-        mime_type: str,
-        progress: Progress | None = None,
-        **kwargs: Any,
+        self, *args: Any, path: Path, attachment_name: str, mime_type: str, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.progress = progress
         self._path = path
         self._attachment_name = attachment_name
         self._mime_type = mime_type
@@ -73,8 +65,11 @@ class SMTPBackend(smtp.EmailBackend):
     """Django's SMTP backend, for which one refused recipient refuses the message.
 
     smtplib goes on without those whom the server refuses, and Django does not say who they are.
-    Raises the errors of `smtplib`; then nothing was sent, to anybody.
+    Raises the errors of `smtplib`; then nothing was sent, to anybody. With a `progress`, a
+    `FileMessage` can be given up until right before the step that makes the server take it.
     """
+
+    progress: Progress | None = None
 
     def _send(self, email_message: EmailMessage) -> bool:
         if not isinstance(email_message, FileMessage):
@@ -88,8 +83,16 @@ class SMTPBackend(smtp.EmailBackend):
             sanitize_address(email_message.from_email, encoding),
             [sanitize_address(address, encoding) for address in email_message.recipients()],
         )
-        _data(server, pieces, email_message.progress)
+        _data(server, pieces, self.progress)
         return True
+
+
+def connection(progress: Progress) -> Any:
+    """Django's mail backend, which reports to `progress` if it can."""
+    backend = get_connection()
+    if isinstance(backend, SMTPBackend):
+        backend.progress = progress
+    return backend
 
 
 def _envelope(server: smtplib.SMTP, sender: str, recipients: list[str]) -> None:

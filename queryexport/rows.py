@@ -78,10 +78,15 @@ class Progress(Protocol):
     """Where a sink reports how far it is, and learns that it must stop."""
 
     def delivered(self, rows: int) -> None:
-        """`rows` more rows are known to have arrived; may raise `RunSuperseded`."""
+        """`rows` more rows are known to have arrived while others are on their way; 0 is a sign of
+        life. Raises the reason when the run has to end.
+        """
+
+    def arrived(self, rows: int) -> None:
+        """The last step, which cannot be taken back, has delivered so many rows; never raises."""
 
     def check(self) -> None:
-        """Raises `RunSuperseded` if this process may not write any more.
+        """Raises the reason when the run has to end, or this process may not write any more.
 
         Called right before the step that cannot be taken back: the rename, the sending.
         """

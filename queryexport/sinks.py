@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from queryexport.errors import DeliveryError, ExportError
 from queryexport.formats import Format
-from queryexport.mail import FileMessage
+from queryexport.mail import FileMessage, connection
 from queryexport.rows import Progress, Receipt, Result
 
 FILE_MODE = 0o640
@@ -51,7 +51,7 @@ class FileSink:
                 progress.check()
                 part.replace(self.path)
                 _sync_folder(self.path.parent)
-        progress.delivered(count)
+        progress.arrived(count)
         return Receipt(count, str(self.path), size, duration_sec=monotonic() - started)
 
 
@@ -80,7 +80,7 @@ class EmailSink:
                 size = part.stat().st_size
             progress.check()
             self._send(part, progress)
-        progress.delivered(count)
+        progress.arrived(count)
         return Receipt(count, self.recipients, size, duration_sec=monotonic() - started)
 
     @property
@@ -97,7 +97,7 @@ class EmailSink:
             path=attachment,
             attachment_name=self.attachment_name,
             mime_type="application/gzip" if self.compress else self.format.mime_type,
-            progress=progress,
+            connection=connection(progress),
         )
         try:
             accepted = message.send()

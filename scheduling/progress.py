@@ -47,6 +47,11 @@ class RunProgress:
         self.rows_delivered += rows
         self._changed(rows)
 
+    def arrived(self, rows: int) -> None:
+        self.rows_delivered += rows
+        if self._watch:
+            self._watch(self)
+
     def check(self) -> None:
         self._stop.check()
         self._run.record(row_count=self.rows_read, rows_delivered=self.rows_delivered)

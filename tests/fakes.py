@@ -35,6 +35,9 @@ class RecordedProgress:
         self.reported += rows
         self.calls.append(rows)
 
+    def arrived(self, rows: int) -> None:
+        self.reported += rows
+
     def check(self) -> None:
         self.checks += 1
         if self.stop:

@@ -29,6 +29,9 @@ class CountedProgress:
         if self._stop and self.rows >= self._stop_after:
             raise self._stop
 
+    def arrived(self, rows: int) -> None:
+        self.rows += rows
+
     def check(self) -> None:
         """The run is still this process's."""
 

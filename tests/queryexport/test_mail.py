@@ -10,7 +10,9 @@ import pytest
 from django.core.mail import get_connection
 from pytest_django import Settings
 
-from queryexport.mail import LINE_BYTES, PIECE_BYTES, FileMessage
+from queryexport.errors import RunCancelled
+from queryexport.mail import LINE_BYTES, PIECE_BYTES, FileMessage, connection
+from tests.fakes import RecordedProgress
 from tests.services.smtp import SMTPServer
 
 BODY = ".a line that begins with a dot\n..two\nperché\n."
@@ -101,3 +103,31 @@ def test_the_session_goes_on_after_a_refusal(tmp_path: Path, smtp_settings: SMTP
             connection.send_messages([refused])
         assert connection.send_messages([message_with(path)]) == 1
     assert len(smtp_settings.messages) == 1
+
+
+class StopsAfter(RecordedProgress):
+    """A run that is told to end after so many pieces."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def delivered(self, rows: int) -> None:
+        super().delivered(rows)
+        if len(self.calls) == self.pieces:
+            raise RunCancelled("Cancelled by a test.")
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [StopsAfter(1), StopsAfter(3), RecordedProgress(stop=RunCancelled("Cancelled by a test."))],
+    ids=["first piece", "third piece", "before the last line"],
+)
+def test_what_is_given_up_on_its_way_is_not_taken_by_the_server(
+    tmp_path: Path, smtp_settings: SMTPServer, progress: RecordedProgress
+) -> None:
+    message = message_with(file_of(tmp_path, 3 * PIECE_BYTES))
+    message.connection = connection(progress)
+    with pytest.raises(RunCancelled):
+        message.send()
+    assert smtp_settings.messages == []

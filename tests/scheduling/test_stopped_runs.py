@@ -190,6 +190,27 @@ def test_a_cancelled_run_is_not_tried_again_whatever_it_fails_with(
     assert_cancelled(run)
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"sharing_mode": "filesystem"},
+        {"sharing_mode": "email", "email_to": "a@example.com"},
+        {"sharing_mode": "kafka", "kafka_topic": "events", "kafka_guarantee": "transaction"},
+    ],
+)
+def test_what_has_arrived_whole_is_a_success_though_it_was_cancelled_in_the_same_moment(
+    make_item: MakeItem, broker: EmbeddedBroker, task_folder: Path, where: dict[str, str]
+) -> None:
+    def too_late(progress: RunProgress) -> None:
+        if progress.rows_delivered:
+            progress._stop.request(RunCancelled("Cancelled too late."))
+
+    run = queued(make_item(**where))
+    runs.execute(run.pk, watch=too_late)
+    run.refresh_from_db()
+    assert (run.status, run.rows_delivered, run.error) == ("success", 5, "")
+
+
 def test_a_replay_that_is_cancelled_before_it_begins_leaves_its_rows_as_they_were(
     make_item: MakeItem, person: User, task_folder: Path
 ) -> None:
