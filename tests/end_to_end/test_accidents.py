@@ -244,7 +244,8 @@ def _clock_set_back(folder: Path, server: PostgreSQL) -> SetBack:
         struck = time.monotonic()
         _shell(installation, RUN_NOW.format(names=("asked",)))
         lost_after_sec = _lost_after_sec(installation, struck)
-        # Most of the hour is left out here.
+        # Most of the hour is left out here, which to a run that goes on looks like a long silence.
+        observed.until(installation, _all_ended, "silent", within_sec=180)
         _set(clock, last_slot - timedelta(seconds=5))
         time.sleep(7)
         ticks = _ticks(installation)
