@@ -13,6 +13,7 @@ from kafka_sink.messages import Batch
 from kafka_sink.sink import KafkaSink
 from queryexport.errors import DeliveryError, QueryError, RunSuperseded
 from tests.fakes import RecordedProgress, result_of
+from tests.kafka_sink import oracle
 from tests.services.kafka import KafkaBroker
 
 pytestmark = pytest.mark.services
@@ -59,6 +60,8 @@ def committed(kafka: KafkaBroker, topic: str) -> Callable[[], list[bytes]]:
             "enable.partition.eof": True,
             "log_level": 0,
         }
+        # The brokers mark a commit in each partition a moment after they have answered to it.
+        oracle.wait_until_settled(kafka.client_config, topic)
         with closing(Consumer(config)) as consumer:
             consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
             return list(_keys(consumer))
