@@ -25,6 +25,11 @@ def as_utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def are_weekdays(days: object) -> bool:
+    """Whether it is a list of numbers from 0 (Monday) to 6 (Sunday)."""
+    return isinstance(days, list) and all(type(day) is int and day in range(7) for day in days)
+
+
 def every_day() -> list[int]:
     return list(range(7))
 
@@ -223,9 +228,7 @@ class BlackoutWindow(models.Model):
         return f"{self.start:%H:%M}–{self.end:%H:%M} {self.timezone}"
 
     def clean(self) -> None:
-        days = self.days_of_week
-        known = isinstance(days, list) and all(type(day) is int and day in range(7) for day in days)
-        if not known or not days:
+        if not self.days_of_week or not are_weekdays(self.days_of_week):
             raise ValidationError(
                 {"days_of_week": "Enter days from 0 (Monday) to 6 (Sunday), for example [5, 6]."}
             )

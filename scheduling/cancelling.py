@@ -8,6 +8,8 @@ from scheduling.models import SchedulingHistoryItem
 
 Status = SchedulingHistoryItem.Status
 
+NOBODY_NAMED = "somebody at the command line"
+
 
 def cancel(run: SchedulingHistoryItem, *, user: User | AnonymousUser | None) -> bool:
     """Asks that the run end; True if it has ended by that, False if its worker will end it.
@@ -17,9 +19,8 @@ def cancel(run: SchedulingHistoryItem, *, user: User | AnonymousUser | None) -> 
     now = timezone.now()
     asked = {"cancel_requested_at": now, "cancelled_by": user if isinstance(user, User) else None}
     rows = SchedulingHistoryItem.objects.filter(pk=run.pk)
-    error = (
-        f"Cancelled by {asked['cancelled_by'] or 'somebody at the command line'} before it began."
-    )
+    by = user.get_username() if isinstance(user, User) else NOBODY_NAMED
+    error = f"Cancelled by {by} before it began."
     ended = {"status": Status.CANCELLED, "error": error, "finished_at": now, "waits_for": ""}
     if rows.filter(status=Status.QUEUED).update(**asked, **ended):
         return True

@@ -11,12 +11,12 @@ from django.core.validators import validate_email
 
 from kafka_sink.config import TOPIC_PATTERN
 from queryexport.filenames import fill
+from queryexport.models import are_weekdays
 from queryexport.parameters import find_parameters
 
 if TYPE_CHECKING:
     from scheduling.models import SchedulingItem
 
-DAYS = range(7)
 HEADER_PREFIX = "query_export."
 WATERMARK_NAMES = ("watermark_from", "watermark_to")
 COLUMN_PATTERN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
@@ -144,5 +144,5 @@ def check_topic(name: str) -> None:
 
 
 def check_days(days: Any) -> None:
-    if not isinstance(days, list) or not all(type(day) is int and day in DAYS for day in days):
+    if not are_weekdays(days):
         raise ValidationError("Days are numbers from 0 (Monday) to 6 (Sunday).")

@@ -18,6 +18,7 @@ from queryexport.errors import (
 )
 from queryexport.stopping import Stop
 from scheduling import shutdown
+from scheduling.cancelling import NOBODY_NAMED
 from scheduling.models import SchedulingHistoryItem
 from scheduling.progress import RunProgress
 
@@ -119,7 +120,7 @@ class Watchdog:
             return RunSuperseded(f"Run {self._run.pk} was ended or taken over by another process.")
         if not (asked_at := mine["cancel_requested_at"]):
             return None
-        by = mine["cancelled_by__username"] or "somebody at the command line"
+        by = mine["cancelled_by__username"] or NOBODY_NAMED
         return RunCancelled(
             f"Cancelled by {by} at {timezone.localtime(asked_at):%Y-%m-%d %H:%M:%S %Z}."
         )
