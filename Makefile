@@ -48,6 +48,8 @@ services: ## Install PostgreSQL, MariaDB, Redis, RabbitMQ and Kafka for the test
 
 requirements: $(DEVELOPMENT) ## Compile the exact pins from pyproject.toml
 	$(BIN)/pip-compile $(PINS) --output-file requirements.txt pyproject.toml
+	$(BIN)/pip-compile $(PINS) --extra parquet --extra s3 --extra sftp --extra smb \
+		--output-file requirements-extras.txt pyproject.toml
 	$(BIN)/pip-compile $(PINS) --extra dev --output-file requirements-dev.txt pyproject.toml
 
 PINS := --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \

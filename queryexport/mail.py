@@ -1,12 +1,13 @@
-"""Mail whose attachment is read from disk while it is sent, so that memory stays flat."""
+"""Mail whose attachment is read from a file while it is sent, so that memory stays flat."""
 
 import re
 import smtplib
 from base64 import b64encode, encodebytes
 from collections.abc import Iterator
+from copy import copy
+from io import BytesIO
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 from django.conf import settings
@@ -28,15 +29,21 @@ class FileMessage(EmailMessage):
     """
 
     def __init__(
-        self, *args: Any, path: Path, attachment_name: str, mime_type: str, **kwargs: Any
+        self, *args: Any, file: IO[bytes], attachment_name: str, mime_type: str, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self._path = path
+        self._file = file
         self._attachment_name = attachment_name
         self._mime_type = mime_type
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FileMessage":
+        """As Django's in-memory backend wants it: the file itself may be closed afterwards."""
+        twin = copy(self)
+        twin._file = BytesIO(b"".join(self._content()))
+        return twin
+
     def message(self, **kwargs: Any) -> Any:
-        return self._composed(self._path.read_bytes())
+        return self._composed(b"".join(self._content()))
 
     def pieces(self) -> Iterator[bytes]:
         """The message as it goes over the wire, with CRLF at every line's end."""
@@ -48,9 +55,13 @@ class FileMessage(EmailMessage):
         return chain([head], self._encoded(), [tail.removeprefix(b"\r\n")])
 
     def _encoded(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                yield encodebytes(piece).replace(b"\n", b"\r\n")
+        for piece in self._content():
+            yield encodebytes(piece).replace(b"\n", b"\r\n")
+
+    def _content(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        while piece := self._file.read(PIECE_BYTES):
+            yield piece
 
     def _composed(self, content: bytes) -> Any:
         self.attachments = []

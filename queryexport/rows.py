@@ -106,8 +106,10 @@ class Receipt:
 
     `rows` + `failed` + `unknown` + `skipped` is the number of rows that the sink was handed; those
     are `skipped` that the item told it to leave out. `place` says where they are: a path, the
-    recipients, or a topic with its offset ranges. `undelivered` holds the first few of the rows
-    that failed or are unknown. `conversions` counts the values that could not be kept as they were.
+    recipients, or a topic with its offset ranges. Of a file, `size_bytes` and `sha256` are those of
+    its bytes, and `path` is where it lies if that is a folder. `undelivered` holds the first few of
+    the rows that failed or are unknown. `conversions` counts the values that could not be kept as
+    they were.
     """
 
     rows: int
@@ -119,6 +121,8 @@ class Receipt:
     undelivered: tuple[Undelivered, ...] = ()
     conversions: Mapping[str, int] = field(default_factory=dict)
     duration_sec: float = 0.0
+    sha256: str = ""
+    path: str = ""
 
     @property
     def handed(self) -> int:

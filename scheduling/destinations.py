@@ -10,10 +10,13 @@ from kafka_sink.messages import Envelope
 from kafka_sink.models import KafkaConnection
 from kafka_sink.reports import Keep
 from kafka_sink.sink import KafkaSink
+from queryexport.contents import Contents, Gzip
 from queryexport.errors import ConfigurationError
 from queryexport.filenames import fill
 from queryexport.formats.xlsx import Xlsx
-from queryexport.sinks import EmailSink, FileSink, Sink
+from queryexport.sinks import Sink
+from queryexport.sinks.email import EmailSink
+from queryexport.sinks.file import FileSink
 from scheduling.models import (
     KafkaGuarantee,
     SchedulingHistoryItem,
@@ -34,7 +37,7 @@ def sink_for(item: SchedulingItem, run: SchedulingHistoryItem, *, keep: Keep | N
     match mode:
         case SharingMode.FILESYSTEM:
             path = item.folder() / item.file_name(slot)
-            return FileSink(path, Xlsx(item.timezone), compress=item.output_compress_gz)
+            return FileSink(path, _contents(item))
         case SharingMode.EMAIL:
             return _email(item, slot)
         case SharingMode.KAFKA:
@@ -51,9 +54,12 @@ def _email(item: SchedulingItem, slot: datetime) -> EmailSink:
         subject=fill(item.email_subject, tokens),
         body=fill(item.email_body, tokens),
         attachment_name=item.file_name(slot),
-        format=Xlsx(item.timezone),
-        compress=item.output_compress_gz,
+        contents=_contents(item),
     )
+
+
+def _contents(item: SchedulingItem) -> Contents:
+    return Contents(Xlsx(item.timezone), Gzip() if item.output_compress_gz else None)
 
 
 def messages_sink(item: SchedulingItem, run: SchedulingHistoryItem, *, topic: str) -> KafkaSink:

@@ -14,10 +14,13 @@ from django.core import mail
 from kafka_sink.broker import EmbeddedBroker
 from kafka_sink.config import KafkaSettings
 from kafka_sink.sink import KafkaSink
+from queryexport.contents import Contents, Gzip
 from queryexport.errors import DeliveryError, QueryError, RunSuperseded
 from queryexport.formats.xlsx import Xlsx
 from queryexport.rows import Column, Result
-from queryexport.sinks import EmailSink, FileSink, Sink
+from queryexport.sinks import Sink
+from queryexport.sinks.email import EmailSink
+from queryexport.sinks.file import FileSink
 from tests.fakes import RecordedProgress, result_of
 
 ROME = ZoneInfo("Europe/Rome")
@@ -66,11 +69,11 @@ def file_place(path: Path, *, compress: bool) -> Place:
     def arrived() -> int:
         return len(list(path.parent.glob("*"))) if path.parent.exists() else 0
 
-    return Place(FileSink(path, Xlsx(ROME), compress), arrived)
+    return Place(FileSink(path, Contents(Xlsx(ROME), Gzip() if compress else None)), arrived)
 
 
 def email_place() -> Place:
-    sink = EmailSink(["anna@example.com"], [], "Rows", "", "rows.xlsx", Xlsx(ROME))
+    sink = EmailSink(["anna@example.com"], [], "Rows", "", "rows.xlsx", Contents(Xlsx(ROME)))
     return Place(sink, lambda: len(mail.outbox))
 
 

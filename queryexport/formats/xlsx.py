@@ -18,6 +18,7 @@ from openpyxl.styles import Font
 from openpyxl.writer.excel import ExcelWriter
 
 from queryexport.errors import DeliveryError
+from queryexport.formats import Written
 from queryexport.rows import Result
 from queryexport.values import NETWORKS, JsonEncoder, is_finite
 
@@ -52,7 +53,7 @@ class Xlsx:
         self._zone = zone
         self._json = JsonEncoder(zone)
 
-    def write(self, result: Result, file: IO[bytes]) -> int:
+    def write(self, result: Result, file: IO[bytes]) -> Written:
         if len(result.columns) > MOST_COLUMNS:
             raise DeliveryError(
                 f"The query returns {len(result.columns)} columns; an Excel sheet holds "
@@ -65,7 +66,7 @@ class Xlsx:
         except BaseException:
             _drop_spooled_sheets(workbook)
             raise
-        return count
+        return Written(count)
 
     def _fill(self, workbook: Workbook, result: Result) -> int:
         count = 0

@@ -8,8 +8,9 @@ from typing import IO, Any
 from kafka_sink import deliveries
 from kafka_sink.producer import CountingProducer
 from kafka_sink.sink import KafkaSink
-from queryexport import sinks
-from queryexport.sinks import EmailSink, FileSink
+from queryexport.sinks import file as files
+from queryexport.sinks.email import EmailSink
+from queryexport.sinks.file import FileSink
 from tests.end_to_end.crash_hooks import Around, kill_after, kill_before, reach, wrap
 
 HALF_A_FILE = 150_000
@@ -50,8 +51,8 @@ def _arm_files() -> None:
             yield _HalfWritten(file)
         reach("file complete and synced")
 
-    wrap(sinks, "_opened", opened)
-    kill_before(sinks, "_sync_folder", "file renamed, folder not synced")
+    wrap(files, "_opened", opened)
+    kill_before(files, "_sync_folder", "file renamed, folder not synced")
 
 
 def _arm_mail() -> None:

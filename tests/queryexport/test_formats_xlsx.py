@@ -36,7 +36,7 @@ XML_TEXT = st.text(
 
 def written(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> io.BytesIO:
     file = io.BytesIO()
-    assert Xlsx(ROME).write(result_of(names, rows), file) == len(rows)
+    assert Xlsx(ROME).write(result_of(names, rows), file).rows == len(rows)
     return file
 
 

@@ -1,5 +1,6 @@
 """A message in pieces is the one that Django would have sent whole, and none is half-sent."""
 
+import io
 import os
 import smtplib
 from email import message_from_bytes, policy
@@ -31,7 +32,7 @@ def message_with(path: Path) -> FileMessage:
         BODY,
         to=["a@example.com"],
         cc=["b@example.com"],
-        path=path,
+        file=io.BytesIO(path.read_bytes()),
         attachment_name="perché.xlsx",
         mime_type="application/octet-stream",
     )

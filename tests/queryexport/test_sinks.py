@@ -22,11 +22,14 @@ import pytest
 from django.core import mail
 from pytest_django import Settings
 
+from queryexport.contents import Contents, Gzip
 from queryexport.errors import DeliveryError, QueryError, RunSuperseded
+from queryexport.formats import Written
 from queryexport.formats.xlsx import Xlsx
 from queryexport.mail import PIECE_BYTES
 from queryexport.rows import Column, Result
-from queryexport.sinks import EmailSink, FileSink
+from queryexport.sinks.email import EmailSink
+from queryexport.sinks.file import FileSink
 from tests.fakes import RecordedProgress, result_of
 from tests.services.smtp import SMTPServer
 
@@ -39,19 +42,19 @@ class Lines:
 
     mime_type = "application/x-lines"
 
-    def write(self, result: Result, file: IO[bytes]) -> int:
+    def write(self, result: Result, file: IO[bytes]) -> Written:
         count = 0
         for batch in result.batches:
             for row in batch:
                 file.write(",".join(map(str, row)).encode() + b"\n")
                 count += 1
-        return count
+        return Written(count)
 
 
 class FullDisk(Lines):
     """A format that meets a full disk after it has written something."""
 
-    def write(self, result: Result, file: IO[bytes]) -> int:
+    def write(self, result: Result, file: IO[bytes]) -> Written:
         file.write(b"half of")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -93,7 +96,7 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_new_file_replaces_the_old_one(target: Path) -> None:
-    receipt = FileSink(target, Lines()).deliver(some_rows(3), RecordedProgress())
+    receipt = FileSink(target, Contents(Lines())).deliver(some_rows(3), RecordedProgress())
     assert target.read_bytes() == b"0\n1\n2\n"
     assert (receipt.rows, receipt.place, receipt.size_bytes) == (3, str(target), 6)
     assert [path.name for path in target.parent.iterdir()] == ["daily.txt"]
@@ -101,13 +104,13 @@ def test_the_new_file_replaces_the_old_one(target: Path) -> None:
 
 def test_a_missing_folder_is_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "daily.txt"
-    FileSink(path, Lines()).deliver(some_rows(1), RecordedProgress())
+    FileSink(path, Contents(Lines())).deliver(some_rows(1), RecordedProgress())
     assert path.read_bytes() == b"0\n"
 
 
 def test_a_workbook_is_complete_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "daily.xlsx"
-    FileSink(path, XLSX).deliver(some_rows(3), RecordedProgress())
+    FileSink(path, Contents(XLSX)).deliver(some_rows(3), RecordedProgress())
     workbook = openpyxl.load_workbook(path)
     assert list(workbook["data"].values) == [("n",), (0,), (1,), (2,)]
 
@@ -117,7 +120,7 @@ def test_the_file_is_closed_to_others(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "daily.txt"
     before = os.umask(umask)
     try:
-        FileSink(path, Lines()).deliver(some_rows(1), RecordedProgress())
+        FileSink(path, Contents(Lines())).deliver(some_rows(1), RecordedProgress())
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -125,7 +128,7 @@ def test_the_file_is_closed_to_others(tmp_path: Path, umask: int) -> None:
 
 def test_a_compressed_file_holds_the_same_bytes_under_its_inner_name(tmp_path: Path) -> None:
     path = tmp_path / "daily.txt.gz"
-    receipt = FileSink(path, Lines(), compress=True).deliver(some_rows(500), RecordedProgress())
+    receipt = FileSink(path, Contents(Lines(), Gzip())).deliver(some_rows(500), RecordedProgress())
     packed = path.read_bytes()
     assert gzip.decompress(packed) == b"".join(b"%d\n" % number for number in range(500))
     assert packed[10:20] == b"daily.txt\0"
@@ -134,7 +137,7 @@ def test_a_compressed_file_holds_the_same_bytes_under_its_inner_name(tmp_path: P
 
 def test_a_compressed_workbook_can_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "daily.xlsx.gz"
-    FileSink(path, XLSX, compress=True).deliver(some_rows(3), RecordedProgress())
+    FileSink(path, Contents(XLSX, Gzip())).deliver(some_rows(3), RecordedProgress())
     workbook = openpyxl.load_workbook(io.BytesIO(gzip.decompress(path.read_bytes())))
     assert list(workbook["data"].values) == [("n",), (0,), (1,), (2,)]
 
@@ -142,34 +145,36 @@ def test_a_compressed_workbook_can_be_opened(tmp_path: Path) -> None:
 def test_the_same_rows_make_the_same_compressed_bytes(tmp_path: Path) -> None:
     one, two = tmp_path / "1" / "a.gz", tmp_path / "2" / "a.gz"
     for path in (one, two):
-        FileSink(path, Lines(), compress=True).deliver(some_rows(), RecordedProgress())
+        FileSink(path, Contents(Lines(), Gzip())).deliver(some_rows(), RecordedProgress())
     assert one.read_bytes() == two.read_bytes()
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_broken_stream_leaves_the_old_file(target: Path, compress: bool) -> None:
     with pytest.raises(QueryError, match="was lost"):
-        FileSink(target, Lines(), compress).deliver(breaking_result(), RecordedProgress())
+        FileSink(target, Contents(Lines(), Gzip() if compress else None)).deliver(
+            breaking_result(), RecordedProgress()
+        )
     assert_untouched(target)
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 1000])
 def test_a_stream_broken_after_any_row_leaves_the_old_workbook(target: Path, after: int) -> None:
     with pytest.raises(QueryError, match="was lost"):
-        FileSink(target, XLSX).deliver(breaking_result(after), RecordedProgress())
+        FileSink(target, Contents(XLSX)).deliver(breaking_result(after), RecordedProgress())
     assert_untouched(target)
 
 
 def test_an_unwritable_value_leaves_the_old_file(target: Path) -> None:
     rows = result_of(["n"], [["fine"], ["bell\x07"]])
     with pytest.raises(DeliveryError, match="Row 2, column n"):
-        FileSink(target, XLSX).deliver(rows, RecordedProgress())
+        FileSink(target, Contents(XLSX)).deliver(rows, RecordedProgress())
     assert_untouched(target)
 
 
 def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(target: Path) -> None:
     with pytest.raises(DeliveryError, match="No space left on device") as caught:
-        FileSink(target, FullDisk()).deliver(some_rows(), RecordedProgress())
+        FileSink(target, Contents(FullDisk())).deliver(some_rows(), RecordedProgress())
     assert str(target) in caught.value.message
     assert caught.value.retryable
     assert_untouched(target)
@@ -178,14 +183,14 @@ def test_a_full_disk_leaves_the_old_file_and_names_the_new_one(target: Path) -> 
 @pytest.mark.parametrize("stop", [RunSuperseded("Taken over."), KeyboardInterrupt()])
 def test_a_run_that_must_stop_leaves_the_old_file(target: Path, stop: BaseException) -> None:
     with pytest.raises(type(stop)):
-        FileSink(target, Lines()).deliver(some_rows(), RecordedProgress(stop=stop))
+        FileSink(target, Contents(Lines())).deliver(some_rows(), RecordedProgress(stop=stop))
     assert_untouched(target)
 
 
 def test_a_run_without_an_old_file_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "exports" / "daily.txt"
     with pytest.raises(QueryError):
-        FileSink(path, Lines()).deliver(breaking_result(), RecordedProgress())
+        FileSink(path, Contents(Lines())).deliver(breaking_result(), RecordedProgress())
     assert list(path.parent.iterdir()) == []
 
 
@@ -197,7 +202,7 @@ def test_nothing_is_visible_before_the_last_row(target: Path) -> None:
             seen.append((target.read_bytes(), visible_names(target.parent)))
             yield [number]
 
-    FileSink(target, Lines()).deliver(result_of(["n"], rows()), RecordedProgress())
+    FileSink(target, Contents(Lines())).deliver(result_of(["n"], rows()), RecordedProgress())
     assert seen == [(OLD, ["daily.txt"])] * 4
 
 
@@ -210,7 +215,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> No
     (tmp_path / "folder-in-the-way").mkdir()
     (tmp_path / "file-in-the-way").write_text("")
     with pytest.raises(DeliveryError, match="could not be written") as caught:
-        FileSink(tmp_path / name, Lines()).deliver(some_rows(), RecordedProgress())
+        FileSink(tmp_path / name, Contents(Lines())).deliver(some_rows(), RecordedProgress())
     assert str(tmp_path / name) in caught.value.message
     assert names_in(tmp_path) == ["file-in-the-way", "folder-in-the-way"]
 
@@ -234,7 +239,7 @@ def make_email(**changes: Any) -> EmailSink:
         subject="Täglich",
         body="The rows of today.",
         attachment_name="daily.txt",
-        format=Lines(),
+        contents=Contents(Lines()),
     )
     return replace(sink, **changes)
 
@@ -274,14 +279,16 @@ def test_one_message_carries_the_rows_to_everybody(smtp: SMTPServer) -> None:
 
 
 def test_an_attached_workbook_can_be_opened(smtp: SMTPServer) -> None:
-    make_email(attachment_name="daily.xlsx", format=XLSX).deliver(some_rows(2), RecordedProgress())
+    make_email(attachment_name="daily.xlsx", contents=Contents(XLSX)).deliver(
+        some_rows(2), RecordedProgress()
+    )
     name, mime_type, content = attached(smtp.messages[0].parsed())
     assert (name, mime_type) == ("daily.xlsx", Xlsx.mime_type)
     assert list(openpyxl.load_workbook(io.BytesIO(content))["data"].values) == [("n",), (0,), (1,)]
 
 
 def test_a_compressed_attachment_holds_the_same_bytes(smtp: SMTPServer) -> None:
-    sink = make_email(attachment_name="daily.txt.gz", compress=True)
+    sink = make_email(attachment_name="daily.txt.gz", contents=Contents(Lines(), Gzip()))
     sink.deliver(some_rows(3), RecordedProgress())
     name, mime_type, content = attached(smtp.messages[0].parsed())
     assert (name, mime_type) == ("daily.txt.gz", "application/gzip")
@@ -294,7 +301,7 @@ class Blob(Lines):
     def __init__(self, content: bytes) -> None:
         self.content = content
 
-    def write(self, result: Result, file: IO[bytes]) -> int:
+    def write(self, result: Result, file: IO[bytes]) -> Written:
         file.write(self.content)
         return super().write(result, io.BytesIO())
 
@@ -305,7 +312,7 @@ class Blob(Lines):
 )
 def test_an_attachment_of_any_size_arrives_byte_for_byte(smtp: SMTPServer, size: int) -> None:
     content = random.Random(size).randbytes(size)  # The same bytes in every run.
-    sink = make_email(attachment_name="daily.bin", format=Blob(content))
+    sink = make_email(attachment_name="daily.bin", contents=Contents(Blob(content)))
     receipt = sink.deliver(some_rows(2), RecordedProgress())
     assert attached(smtp.messages[0].parsed())[2] == content
     assert (receipt.rows, receipt.size_bytes) == (2, size)
@@ -343,7 +350,7 @@ def test_a_failure_sends_nothing_and_leaves_nothing(
     spool: Path, result: Callable[[], Result], form: Any, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        make_email(format=form).deliver(result(), RecordedProgress())
+        make_email(contents=Contents(form)).deliver(result(), RecordedProgress())
     assert mail.outbox == []  # Of the backend that Django's test runner puts in.
     assert list(spool.iterdir()) == []
 

@@ -8,8 +8,10 @@ import pytest
 
 from kafka_sink.builder import MessageOptions, NullKey
 from kafka_sink.sink import KafkaSink
+from queryexport.contents import Gzip
 from queryexport.errors import ConfigurationError
-from queryexport.sinks import EmailSink, FileSink
+from queryexport.sinks.email import EmailSink
+from queryexport.sinks.file import FileSink
 from scheduling import runs
 from scheduling.destinations import sink_for
 from scheduling.models import SchedulingItem
@@ -31,7 +33,7 @@ def test_a_file_goes_below_the_export_folder(make_item: MakeItem, export_root: P
     sink = sink_of(make_item(output_dir="a/b", output_compress_gz=True))
     assert isinstance(sink, FileSink)
     assert sink.path == export_root / "a/b/CDG-TEST-001--Rows_2026-01-18.xlsx.gz"
-    assert sink.compress
+    assert isinstance(sink.contents.packing, Gzip)
 
 
 def test_a_mail_takes_its_words_from_the_slot(make_item: MakeItem) -> None:
