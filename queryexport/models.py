@@ -248,6 +248,41 @@ class BlackoutWindow(models.Model):
         return None
 
 
+class WorkbookTemplate(models.Model):
+    """An operator's own workbook, with logo and styles, that runs fill from a named cell.
+
+    It is kept in the database, so that every worker has the same.
+    """
+
+    name = models.CharField(
+        max_length=100, unique=True, help_text="For example Monthly report to the partner."
+    )
+    content = models.BinaryField(help_text="The bytes of the .xlsx file.")
+    file_name = models.CharField(
+        max_length=200, blank=True, help_text="What the file was called, for example report.xlsx."
+    )
+    start_name = models.CharField(
+        "start",
+        max_length=100,
+        default="data",
+        help_text="The name of the cell where the rows begin, as Excel's name box shows it, for "
+        "example data.",
+    )
+    with_header = models.BooleanField(
+        "column names",
+        default=True,
+        help_text="Writes the names of the columns into the row of that cell, and the rows below.",
+    )
+    sha256 = models.CharField("SHA-256", max_length=64, blank=True, help_text="Of its bytes.")
+    uploaded_at = models.DateTimeField(auto_now=True, help_text="When it was last changed.")
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Query(models.Model):
     """One SELECT, with `:name` parameters that are always bound, never pasted."""
 

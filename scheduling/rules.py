@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,14 +11,18 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
 from kafka_sink.config import TOPIC_PATTERN
+from queryexport.errors import ExportError
 from queryexport.filenames import fill
 from queryexport.models import are_weekdays
 from queryexport.parameters import find_parameters
 
 if TYPE_CHECKING:
     from scheduling.models import SchedulingItem
+    from scheduling.models.output import Output
 
 HEADER_PREFIX = "query_export."
+# Names are tried with the longest number that a run can have.
+LARGEST_RUN_ID = 2**63 - 1
 WATERMARK_NAMES = ("watermark_from", "watermark_to")
 COLUMN_PATTERN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
@@ -29,12 +34,7 @@ def rules(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
     found: list[Rule] = [
         ("parameters", partial(check_object, item.parameters)),
         ("parameters", partial(check_names, item.parameters)),
-        ("output_dir", item.folder),
-        ("email_to", partial(check_addresses, item.to)),
-        ("email_cc", partial(check_addresses, item.cc)),
-        ("kafka_headers", partial(check_headers, item.kafka_headers)),
-        ("kafka_topic", partial(check_topic, item.kafka_topic)),
-        ("kafka_dead_letter_topic", partial(check_topic, item.kafka_dead_letter_topic)),
+        *_places(item),
     ]
     if item.scheduling_mode == "classic":
         found.append(("days_of_week", partial(check_days, item.days_of_week)))
@@ -45,20 +45,86 @@ def rules(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
 
 
 def _rules_with_query(item: "SchedulingItem", moment: datetime) -> Sequence[Rule]:
-    found: list[Rule] = [
-        ("output_filename_template", partial(item.file_name, moment)),
-        ("email_subject", lambda: fill(one_line(item.email_subject), item.tokens(moment))),
-        ("email_body", lambda: fill(item.email_body, item.tokens(moment))),
-    ]
+    found = _texts(item, moment)
     if isinstance(item.parameters, dict):
         field = "watermark_column" if watermark_fault(item) else "parameters"
         found.append((field, partial(item.check_parameters, moment)))
     return found
 
 
-def addresses(text: str) -> list[str]:
-    """The addresses between the vertical bars."""
-    return [address.strip() for address in text.split("|") if address.strip()]
+def output_rules(output: "Output", moment: datetime) -> Sequence[Rule]:
+    """The rules of where rows go; `moment` as above."""
+    return [*_places(output), *(_texts(output, moment) if output.source.query_id else ())]
+
+
+def check(found: Sequence[Rule]) -> None:
+    """Raises one `ValidationError` with all that does not hold, each with its field."""
+    errors: dict[str, str] = {}
+    for field, rule in found:
+        try:
+            rule()
+        except (ExportError, ValidationError) as error:
+            errors.setdefault(field, str(error.message))
+    if errors:
+        raise ValidationError(errors)
+
+
+def _places(output: "Output") -> list[Rule]:
+    return [
+        ("output_dir", output.folder),
+        ("output_url", partial(check_store, output)),
+        ("output_filename_template", partial(check_extension, output)),
+        ("output_zip_password", partial(check_packing, output)),
+        ("workbook_template", partial(check_template_chosen, output)),
+        ("email_to", partial(check_addresses, output.to)),
+        ("email_cc", partial(check_addresses, output.cc)),
+        ("email_bcc", partial(check_addresses, output.bcc)),
+        ("kafka_headers", partial(check_headers, output.kafka_headers)),
+        ("kafka_topic", partial(check_topic, output.kafka_topic)),
+        ("kafka_dead_letter_topic", partial(check_topic, output.kafka_dead_letter_topic)),
+    ]
+
+
+def _texts(output: "Output", moment: datetime) -> list[Rule]:
+    tokens = output.tokens(moment, run_id=LARGEST_RUN_ID)
+    in_mail = replace(tokens, row_count=0, run_url="https://…", file_name="…")
+    return [
+        ("output_filename_template", lambda: output.file_name(moment, run_id=LARGEST_RUN_ID)),
+        ("email_subject", lambda: fill(one_line(output.email_subject), in_mail)),
+        ("email_body", lambda: fill(output.email_body, in_mail)),
+        ("email_body_html", lambda: fill(output.email_body_html, in_mail)),
+    ]
+
+
+def check_extension(output: "Output") -> None:
+    """The name says what the file is."""
+    if not output.output_filename_template.lower().endswith(output.extension):
+        raise ValidationError(
+            f"The name does not end in {output.extension}, the extension of the chosen format."
+        )
+
+
+def check_packing(output: "Output") -> None:
+    if output.output_compress_gz and output.output_zip_password:
+        raise ValidationError("Choose gzip or a zip with a password, not both.")
+
+
+def check_template_chosen(output: "Output") -> None:
+    if output.output_format == "template" and output.workbook_template_id is None:
+        raise ValidationError("Choose the template that is to be filled, or another format.")
+
+
+def check_store(output: "Output") -> None:
+    if not output.output_url:
+        return
+    from queryexport.stores import check_url
+
+    check_url(output.output_url)
+    if output.output_on_existing == "keep":
+        raise ValidationError(
+            "A store keeps no old versions under a number. Choose what else happens if the file "
+            "exists, or empty the URL."
+        )
 
 
 def check_addresses(found: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ from django.db.models import F, Q
 from django.utils.timezone import now
 
 from queryexport.errors import RunSuperseded
-from scheduling.models.item import SchedulingItem, SharingMode
+from scheduling.models.item import SchedulingItem
+from scheduling.models.output import SharingMode
 
 
 class SchedulingHistoryItem(models.Model):
@@ -174,6 +175,12 @@ class SchedulingHistoryItem(models.Model):
         default=False,
         help_text="Yes: it stopped on its way to Kafka, for example because the database went "
         "away, and rows that it had not read yet are kept nowhere.",
+    )
+    spool = models.CharField(
+        max_length=100,
+        blank=True,
+        help_text="The file with the rows of its query, from which further attempts deliver to the "
+        "destinations that did not get all.",
     )
     undelivered_kept = models.PositiveBigIntegerField(
         default=0, help_text="Undelivered rows that it kept to be sent again, for example 12."

@@ -3,25 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.core.validators import MaxValueValidator, MinValueValidator
+from django.core.validators import MaxValueValidator
 from django.db import models
 from django.utils.timezone import now
 from timezone_field import TimeZoneField
 
-from queryexport.errors import ConfigurationError, ExportError
-from queryexport.filenames import Tokens, file_name, folder_inside
+from queryexport.errors import ConfigurationError
 from queryexport.models import DatabaseConnection, Query, default_timezone
 from queryexport.parameters import bind, resolve
 from scheduling.models.item_constraints import CONSTRAINTS
-from scheduling.models.item_kafka import KafkaDelivery
 from scheduling.models.item_policy import RunPolicy
+from scheduling.models.output import Output
 from scheduling.occurrences import Schedule, classic, five_fields
-from scheduling.rules import WATERMARK_NAMES, addresses, rules, watermark_fault
+from scheduling.rules import WATERMARK_NAMES, check, rules, watermark_fault
 
 SCHEDULE_FIELDS = (
     "enabled", "scheduling_mode", "days_of_week", "hour", "minute", "cron_expression", "timezone",
@@ -33,19 +29,13 @@ SCHEDULE_FIELDS = (
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 
 
-class SharingMode(models.TextChoices):
-    FILESYSTEM = "filesystem", "File"
-    EMAIL = "email", "E-mail"
-    KAFKA = "kafka", "Kafka"
-
-
 class WatermarkKind(models.TextChoices):
     TIME = "time", "A time or a date"
     NUMBER = "number", "A number"
     TEXT = "text", "A time as text, for example 2026-11-23 08:00:00"
 
 
-class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
+class SchedulingItem(RunPolicy, Output):
     """One query on one connection, when it runs, and where its rows go."""
 
     class Mode(models.TextChoices):
@@ -147,55 +137,6 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
         db_index=True,
         help_text="The first slot that has not been dealt with, for example 2026-11-24 08:00:00.",
     )
-    sharing_mode = models.CharField(
-        max_length=10,
-        choices=SharingMode,
-        default=SharingMode.FILESYSTEM,
-        help_text="Where the rows go: a file, an e-mail, or a Kafka topic.",
-    )
-    output_filename_template = models.CharField(
-        max_length=200,
-        default="{query_name}_{date}.xlsx",
-        help_text="Tokens: {query_name}, {date}, {date-1} (any number of days), {timestamp}.",
-    )
-    output_date_format = models.CharField(
-        max_length=40,
-        default="%Y-%m-%d",
-        help_text="How {date} is written (strftime), for example %Y%m%d.",
-    )
-    output_offset_days = models.SmallIntegerField(
-        default=0,
-        validators=[MinValueValidator(-3660), MaxValueValidator(3660)],
-        help_text="Days added to {date}, for example -1 for yesterday.",
-    )
-    output_compress_gz = models.BooleanField(
-        "compress (gzip)", default=False, help_text="Adds .gz to the file's name."
-    )
-    output_dir = models.CharField(
-        max_length=300,
-        blank=True,
-        help_text="Folder inside the export folder, for example partner/daily.",
-    )
-
-    email_to = models.CharField(
-        max_length=1000,
-        blank=True,
-        help_text="Addresses separated by |, for example ops@example.com|night@example.com.",
-    )
-    email_cc = models.CharField(
-        max_length=1000, blank=True, help_text="Addresses separated by |, like To."
-    )
-    email_subject = models.CharField(
-        max_length=200,
-        default="{query_name} {date}",
-        blank=True,
-        help_text="Takes the same tokens as the file name, for example Traces of {date-1}.",
-    )
-    email_body = models.TextField(
-        blank=True,
-        default="Attached: {query_name}, {date}.",
-        help_text="Takes the same tokens, for example Traces of {date-1} are attached.",
-    )
 
     class Meta:
         ordering = ["name"]
@@ -215,12 +156,12 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
         return Schedule(expression, self.timezone, self.end_date)
 
     @property
-    def to(self) -> list[str]:
-        return addresses(self.email_to)
+    def source(self) -> "SchedulingItem":
+        return self
 
     @property
-    def cc(self) -> list[str]:
-        return addresses(self.email_cc)
+    def label(self) -> str:
+        return self.get_sharing_mode_display()
 
     def first_slot_after(self, moment: datetime) -> datetime:
         """`NEVER` when there is none, or the schedule is not one."""
@@ -236,21 +177,6 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
         end_date = fields["end_date"].to_python(self.end_date)
         return replace(self.schedule, zone=zone, end_date=end_date)
 
-    def tokens(self, slot: datetime) -> Tokens:
-        """What `{date}` and its kind stand for in a run of that slot."""
-        local = slot.astimezone(self.timezone)
-        return Tokens(
-            query_name=self.query.name,
-            day=local.date(),
-            slot=local,
-            date_format=self.output_date_format,
-            offset_days=self.output_offset_days,
-        )
-
-    def file_name(self, slot: datetime) -> str:
-        name = file_name(self.output_filename_template, self.tokens(slot))
-        return f"{name}.gz" if self.output_compress_gz else name
-
     def check_parameters(self, slot: datetime, given: Mapping[str, Any] | None = None) -> None:
         """Raises `ExportError` when the values, or those `given` instead, do not fit the query."""
         if fault := watermark_fault(self):
@@ -261,13 +187,6 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
         mysql = bool(self.connection_id) and self.connection.reads_as_mysql
         bind(self.query.sql, values, mysql=mysql)
 
-    def topic(self) -> str:
-        """The Kafka topic of a run; nothing for another mode."""
-        return self.kafka_topic if self.sharing_mode == SharingMode.KAFKA else ""
-
-    def folder(self) -> Path:
-        return folder_inside(Path(settings.EXPORT_ROOT), self.output_dir)
-
     def bound_parameters(
         self, slot: datetime, given: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -277,14 +196,7 @@ class SchedulingItem(RunPolicy, KafkaDelivery, models.Model):
 
     def clean(self) -> None:
         self.cron_expression = five_fields(self.cron_expression)
-        errors: dict[str, str] = {}
-        for field, check in rules(self, now()):
-            try:
-                check()
-            except (ExportError, ValidationError) as error:
-                errors[field] = str(error.message)
-        if errors:
-            raise ValidationError(errors)
+        check(rules(self, now()))
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self.name:

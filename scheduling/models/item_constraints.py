@@ -3,16 +3,112 @@
 from django.db import models
 from django.db.models import F, Q
 
+
+def output_constraints(prefix: str) -> list[models.BaseConstraint]:
+    """Those of where rows go, named after the model whose they are."""
+    return [
+        models.CheckConstraint(
+            condition=Q(sharing_mode__in=["filesystem", "email", "kafka"]),
+            name=f"{prefix}_sharing_mode_known",
+            violation_error_message="Choose a file, an e-mail or Kafka.",
+        ),
+        models.CheckConstraint(
+            condition=~Q(output_filename_template="") & ~Q(output_date_format=""),
+            name=f"{prefix}_file_has_name",
+            violation_error_message="Enter a file name and a date format.",
+        ),
+        models.CheckConstraint(
+            condition=Q(output_offset_days__range=(-3660, 3660)),
+            name=f"{prefix}_offset_range",
+            violation_error_message="The offset is at most ten years either way.",
+        ),
+        models.CheckConstraint(
+            condition=~Q(sharing_mode="email") | ~Q(email_to=""),
+            name=f"{prefix}_email_has_recipient",
+            violation_error_message="Enter at least one address in “email to”.",
+        ),
+        models.CheckConstraint(
+            condition=~Q(sharing_mode="kafka")
+            | ~Q(kafka_topic="") & ~Q(kafka_key_field="") & ~Q(kafka_connection=""),
+            name=f"{prefix}_kafka_has_topic_key_connection",
+            violation_error_message="Kafka needs a topic, a key field and a connection.",
+        ),
+        models.CheckConstraint(
+            condition=Q(kafka_null_key__in=["fail", "null", "skip"]),
+            name=f"{prefix}_kafka_null_key_known",
+            violation_error_message="Choose what happens to a row whose key is NULL.",
+        ),
+        models.CheckConstraint(
+            condition=Q(kafka_guarantee__in=["at_least_once", "transaction"]),
+            name=f"{prefix}_kafka_guarantee_known",
+            violation_error_message="Choose at least once, or all or nothing.",
+        ),
+        models.CheckConstraint(
+            condition=Q(kafka_least_percent__range=(0, 100)),
+            name=f"{prefix}_kafka_least_percent_range",
+            violation_error_message="The least share delivered is between 0 and 100 percent.",
+        ),
+        models.CheckConstraint(
+            condition=Q(kafka_batch_size__range=(1, 10_000)),
+            name=f"{prefix}_kafka_batch_size_range",
+            violation_error_message="The Kafka batch size is between 1 and 10000.",
+        ),
+        models.CheckConstraint(
+            condition=Q(kafka_dead_letter_topic="") | ~Q(kafka_dead_letter_topic=F("kafka_topic")),
+            name=f"{prefix}_kafka_dead_letters_go_elsewhere",
+            violation_error_message="Choose a dead-letter topic other than the topic itself.",
+        ),
+        models.CheckConstraint(
+            condition=Q(kafka_dead_letter_topic="") | ~Q(kafka_guarantee="transaction"),
+            name=f"{prefix}_kafka_transaction_has_no_dead_letters",
+            violation_error_message="All or nothing has no dead letters: one refused row takes the "
+            "whole run back. Leave the dead-letter topic empty, or choose at least once.",
+        ),
+        models.CheckConstraint(
+            condition=Q(output_format__in=["xlsx", "template", "csv", "jsonl", "parquet"]),
+            name=f"{prefix}_output_format_known",
+            violation_error_message="Choose one of the listed formats.",
+        ),
+        models.CheckConstraint(
+            condition=Q(output_on_existing__in=["replace", "refuse", "number", "keep"])
+            & Q(output_keep_versions__range=(1, 99)),
+            name=f"{prefix}_output_on_existing_known",
+            violation_error_message="Choose what happens if the file exists; 1 to 99 versions "
+            "are kept.",
+        ),
+        models.CheckConstraint(
+            condition=Q(csv_delimiter__in=[",", ";", "\t", "|"])
+            & Q(csv_encoding__in=["utf-8", "utf-8-sig", "cp1252", "iso-8859-15"]),
+            name=f"{prefix}_csv_known",
+            violation_error_message="Choose one of the listed delimiters and encodings.",
+        ),
+        models.CheckConstraint(
+            condition=~Q(output_format="template") | Q(workbook_template__isnull=False),
+            name=f"{prefix}_template_chosen",
+            violation_error_message="Choose the template that is to be filled.",
+        ),
+        models.CheckConstraint(
+            condition=Q(email_too_large__in=["fail", "link"])
+            & Q(email_no_rows__in=["send", "skip", "note"]),
+            name=f"{prefix}_email_choices_known",
+            violation_error_message="Choose what happens to a message that is too large, or has no "
+            "rows.",
+        ),
+        models.CheckConstraint(
+            condition=(Q(retention_days__isnull=True) | Q(retention_days__gte=1))
+            & (Q(retention_files__isnull=True) | Q(retention_files__gte=1)),
+            name=f"{prefix}_retention_range",
+            violation_error_message="Files are kept for at least a day, and at least one of them.",
+        ),
+    ]
+
+
 CONSTRAINTS: list[models.BaseConstraint] = [
+    *output_constraints("item"),
     models.CheckConstraint(
         condition=Q(scheduling_mode__in=["classic", "cron"]),
         name="item_scheduling_mode_known",
         violation_error_message="Choose days and time, or a cron expression.",
-    ),
-    models.CheckConstraint(
-        condition=Q(sharing_mode__in=["filesystem", "email", "kafka"]),
-        name="item_sharing_mode_known",
-        violation_error_message="Choose a file, an e-mail or Kafka.",
     ),
     models.CheckConstraint(
         condition=~Q(scheduling_mode="cron") | ~Q(cron_expression=""),
@@ -28,58 +124,6 @@ CONSTRAINTS: list[models.BaseConstraint] = [
         condition=Q(hour__lte=23) & Q(minute__lte=59),
         name="item_time_of_day",
         violation_error_message="The time is between 0:00 and 23:59.",
-    ),
-    models.CheckConstraint(
-        condition=~Q(output_filename_template="") & ~Q(output_date_format=""),
-        name="item_file_has_name",
-        violation_error_message="Enter a file name and a date format.",
-    ),
-    models.CheckConstraint(
-        condition=Q(output_offset_days__range=(-3660, 3660)),
-        name="item_offset_range",
-        violation_error_message="The offset is at most ten years either way.",
-    ),
-    models.CheckConstraint(
-        condition=~Q(sharing_mode="email") | ~Q(email_to=""),
-        name="item_email_has_recipient",
-        violation_error_message="Enter at least one address in “email to”.",
-    ),
-    models.CheckConstraint(
-        condition=~Q(sharing_mode="kafka")
-        | ~Q(kafka_topic="") & ~Q(kafka_key_field="") & ~Q(kafka_connection=""),
-        name="item_kafka_has_topic_key_connection",
-        violation_error_message="Kafka needs a topic, a key field and a connection.",
-    ),
-    models.CheckConstraint(
-        condition=Q(kafka_null_key__in=["fail", "null", "skip"]),
-        name="item_kafka_null_key_known",
-        violation_error_message="Choose what happens to a row whose key is NULL.",
-    ),
-    models.CheckConstraint(
-        condition=Q(kafka_guarantee__in=["at_least_once", "transaction"]),
-        name="item_kafka_guarantee_known",
-        violation_error_message="Choose at least once, or all or nothing.",
-    ),
-    models.CheckConstraint(
-        condition=Q(kafka_least_percent__range=(0, 100)),
-        name="item_kafka_least_percent_range",
-        violation_error_message="The least share delivered is between 0 and 100 percent.",
-    ),
-    models.CheckConstraint(
-        condition=Q(kafka_batch_size__range=(1, 10_000)),
-        name="item_kafka_batch_size_range",
-        violation_error_message="The Kafka batch size is between 1 and 10000.",
-    ),
-    models.CheckConstraint(
-        condition=Q(kafka_dead_letter_topic="") | ~Q(kafka_dead_letter_topic=F("kafka_topic")),
-        name="item_kafka_dead_letters_go_elsewhere",
-        violation_error_message="Choose a dead-letter topic other than the topic itself.",
-    ),
-    models.CheckConstraint(
-        condition=Q(kafka_dead_letter_topic="") | ~Q(kafka_guarantee="transaction"),
-        name="item_kafka_transaction_has_no_dead_letters",
-        violation_error_message="All or nothing has no dead letters: one refused row takes the "
-        "whole run back. Leave the dead-letter topic empty, or choose at least once.",
     ),
     models.CheckConstraint(
         condition=Q(most_attempts__range=(1, 20)) & Q(retry_delay_minutes__lte=1440),
