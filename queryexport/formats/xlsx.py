@@ -1,57 +1,51 @@
-"""Excel workbooks by openpyxl in write-only mode: flat memory, no formula ever made from data."""
+"""Excel workbooks: flat memory, columns of one type, and no formula ever made from data."""
 
-import base64
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import date, datetime, time, timedelta, tzinfo
-from decimal import Decimal
-from itertools import chain
+from datetime import tzinfo
 from pathlib import Path
 from typing import IO, Any
-from uuid import UUID
-from zipfile import ZIP_DEFLATED, ZipFile
-
-from openpyxl import Workbook
-from openpyxl.cell import WriteOnlyCell
-from openpyxl.styles import Font
-from openpyxl.writer.excel import ExcelWriter
+from zipfile import ZipFile
 
 from queryexport.errors import DeliveryError
-from queryexport.formats import Written
-from queryexport.rows import Result
-from queryexport.values import NETWORKS, JsonEncoder, is_finite
+from queryexport.formats import Written, package
+from queryexport.formats.cell_texts import CellTexts
+from queryexport.formats.cells import ColumnCells, text_cell, width_of
+from queryexport.formats.package import FIRST_COLUMN_STYLE, HEADER_STYLE, Sheet
+from queryexport.formats.texts import unwritable
+from queryexport.rows import Result, Row
 
 # Excel's own limits: support.microsoft.com, "Excel specifications and limits".
 MOST_ROWS = 1_048_576
 MOST_COLUMNS = 16_384
-LONGEST_TEXT = 32_767
-EXACT_DIGITS = 15
-LARGEST_NUMBER = 9.99e307
-MOST_EXACT = 10**EXACT_DIGITS
-FIRST_SAFE_DATE = date(1900, 3, 1)  # Excel believes in a 29 February 1900.
 
-# What XML 1.0 cannot hold, and what Excel reads as its own escape of such a character.
-UNWRITABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-ESCAPE = re.compile(r"_(?=x[0-9A-Fa-f]{4}_)")
-CARRIAGE_RETURN = "_x000D_"  # Which XML would turn into a line feed.
-# openpyxl makes formulas and error cells of text that starts like one.
-MISREAD = ("=", "#")
+CELLS_AT_ONCE = 20_000
+CHARACTERS_AT_ONCE = 1 << 22
+ROWS_MEASURED = 200
+PIECE_BYTES = 1 << 20
+ENDS_OF_CELLS = (b"</c>", b"</row>")
+# No cell grows by more when it becomes text.
+MOST_GROWTH_BYTES = 150
+# In digits, the button that opens a column's filter.
+FILTER_BUTTON = 3
 
 
 class Xlsx:
-    """One sheet with a bold, frozen header; further sheets where Excel's row limit is reached.
+    """One sheet with a bold, frozen header and a filter; more where Excel's row limit is reached.
 
-    Numbers, dates and booleans keep their type; text stays text. Numbers that Excel would round
-    (over 15 digits) and dates it cannot count are written as text. A time with a zone is shown in
-    `zone`. A value that a cell cannot hold at all fails the file, naming row and column.
+    Each column has one type, which the first of its values decides. A column becomes text when
+    Excel could not hold one of its values exactly: a number over 15 digits, a date before March
+    1900, a value of another type. Text is never read as a formula, an error or a link. A time with
+    a zone is shown in `zone`, which its number format names. What cannot be kept as it was is
+    counted in `Written.conversions`. A value that has no form in a cell fails the file, naming row
+    and column.
     """
 
     mime_type = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
-        self._json = JsonEncoder(zone)
 
     def write(self, result: Result, file: IO[bytes]) -> Written:
         if len(result.columns) > MOST_COLUMNS:
@@ -59,150 +53,145 @@ class Xlsx:
                 f"The query returns {len(result.columns)} columns; an Excel sheet holds "
                 f"{MOST_COLUMNS}. Select fewer columns."
             )
-        workbook = Workbook(write_only=True)
-        try:
-            count = self._fill(workbook, result)
-            _save(workbook, file)
-        except BaseException:
-            _drop_spooled_sheets(workbook)
-            raise
-        return Written(count)
-
-    def _fill(self, workbook: Workbook, result: Result) -> int:
-        count = 0
-        sheet = _add_sheet(workbook, result.names)
-        for row in chain.from_iterable(result.batches):
-            if count and count % (MOST_ROWS - 1) == 0:
-                sheet = _add_sheet(workbook, result.names)
-            count += 1
-            try:
-                cells = [self._value(value) for value in row]
-            except ValueError as error:
-                raise _unwritable(result.names, row, count, self._value) from error
-            sheet.append([_cell(sheet, cell) for cell in cells])
-        return count
-
-    def _value(self, value: Any) -> Any:
-        """What the cell holds; raises `ValueError` when there is no such thing."""
-        match value:
-            case None | bool():
-                return value
-            case str():
-                return _text(value)
-            case int():
-                return value if -MOST_EXACT < value < MOST_EXACT else str(value)
-            case float() | Decimal():
-                return _number(value)
-            case datetime():
-                return self._moment(value)
-            case date():
-                return value if value >= FIRST_SAFE_DATE else value.isoformat()
-            case time() if value.tzinfo:
-                return value.isoformat()
-            case time() | timedelta():
-                return value
-            case bytes() | bytearray() | memoryview():
-                return _text(base64.b64encode(value).decode())
-            case UUID():
-                return str(value)
-            case list() | tuple() | dict():
-                return _text(self._json_text(value))
-        if isinstance(value, NETWORKS):
-            return str(value)
-        raise ValueError(f"a value of type {type(value).__name__} has no form in a cell")
-
-    def _json_text(self, value: Any) -> str:
-        try:
-            return self._json.encode(value).decode()
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-
-    def _moment(self, value: datetime) -> datetime | str:
-        try:
-            local = value.astimezone(self._zone).replace(tzinfo=None) if value.tzinfo else value
-        except OverflowError:  # At the ends of the calendar the zone's date does not exist.
-            return value.isoformat(sep=" ")
-        return local if local.date() >= FIRST_SAFE_DATE else local.isoformat(sep=" ")
-
-
-def _text(value: str) -> str:
-    if bad := UNWRITABLE.search(value):
-        raise ValueError(f"the text holds {bad[0]!a}, which a workbook cannot store")
-    if (length := len(value.encode("utf-16-le")) // 2) > LONGEST_TEXT:
-        raise ValueError(f"the text has {length} characters, a cell holds {LONGEST_TEXT}")
-    if "_x" in value:
-        value = ESCAPE.sub("_x005F_", value)
-    return value.replace("\r", CARRIAGE_RETURN)
-
-
-def _number(value: float | Decimal) -> float | Decimal | str:
-    if not (is_finite(value) and -LARGEST_NUMBER <= value <= LARGEST_NUMBER):
-        return str(value)
-    if isinstance(value, Decimal) and len(value.normalize().as_tuple().digits) > EXACT_DIGITS:
-        return format(value, "f")
-    return value
-
-
-def _cell(sheet: Any, value: Any) -> Any:
-    """openpyxl guesses types from text; a cell that is told it is text is left alone."""
-    if isinstance(value, str) and value.startswith(MISREAD):
-        cell = WriteOnlyCell(sheet, value)
-        cell.data_type = "s"
-        return cell
-    return value
-
-
-def _unwritable(names: Sequence[str], row: Sequence[Any], number: int, form: Any) -> DeliveryError:
-    """The error for the first value of the row that has no form."""
-    for name, value in zip(names, row, strict=True):
-        try:
-            form(value)
-        except ValueError as error:
-            return DeliveryError(
-                f"Row {number}, column {name}, cannot be written to a workbook: {error}. "
-                "Convert or clean the column in the query."
-            )
-    raise AssertionError("the row has no unwritable value")
-
-
-def _add_sheet(workbook: Workbook, names: Sequence[str]) -> Any:
-    number = len(workbook.sheetnames) + 1
-    sheet = workbook.create_sheet("data" if number == 1 else f"data_{number}")
-    sheet.freeze_panes = "A2"
-    sheet.append(list(_header(sheet, names)))
-    return sheet
-
-
-def _header(sheet: Any, names: Sequence[str]) -> Iterator[Any]:
-    for name in names:
-        try:
-            cell = WriteOnlyCell(sheet, _text(name))
-        except ValueError as error:
+        if not result.columns:
             raise DeliveryError(
-                f"The column name {ascii(name)[:60]} cannot be written to a workbook: {error}. "
-                "Give the column another name with AS."
-            ) from error
-        cell.data_type = "s"
-        cell.font = Font(bold=True)
-        yield cell
+                "The query returns no columns, and an Excel sheet without any cannot be opened. "
+                "Select at least one column."
+            )
+        folder = _folder_of(file)
+        with tempfile.TemporaryFile(prefix=".query-export-", dir=folder) as spool:
+            rows = SpooledRows(result.names, self._zone, spool)
+            for batch in result.batches:
+                rows.append(batch)
+            rows.save(file)
+        return Written(rows.count, rows.conversions)
 
 
-def _save(workbook: Workbook, file: IO[bytes]) -> None:
-    """`Workbook.save`, but with the archive closed when the disk is full."""
-    archive = ZipFile(file, "w", ZIP_DEFLATED)
+class SpooledRows:
+    """The rows of a workbook on their way, as XML in a temporary file: only when all of them are
+    there, the type of each column is known, and a cell that was written as another becomes final.
+    """
+
+    def __init__(self, names: Sequence[str], zone: tzinfo, spool: IO[bytes]) -> None:
+        self.count = 0
+        self._names = names
+        self._texts = CellTexts(zone)
+        self._spool = spool
+        self._starts_of_sheets = [0]
+        self._most_rows = self._rows_at_once = max(CELLS_AT_ONCE // len(names), 1)
+        self._columns = [
+            ColumnCells(FIRST_COLUMN_STYLE + number, zone, self._texts)
+            for number in range(len(names))
+        ]
+        self._header = "".join(text_cell(HEADER_STYLE, self._texts.escaped(name)) for name in names)
+
+    @property
+    def conversions(self) -> dict[str, int]:
+        """How many values could not be kept as they were, by what became of them."""
+        return dict(sum((column.conversions for column in self._columns), self._texts.conversions))
+
+    def append(self, batch: Sequence[Row]) -> None:
+        done = 0
+        while done < len(batch):
+            room = MOST_ROWS - 1 - self.count % (MOST_ROWS - 1)
+            if self.count and room == MOST_ROWS - 1:
+                self._starts_of_sheets.append(self._spool.tell())
+            rows = batch[done : done + min(self._rows_at_once, room)]
+            self._append(rows)
+            done += len(rows)
+
+    def save(self, file: IO[bytes]) -> None:
+        self._spool.flush()
+        ends = [*self._starts_of_sheets[1:], self._spool.tell()]
+        sheets = [self._sheet(number) for number in range(1, len(ends) + 1)]
+        with package.archive_in(file) as archive:
+            package.write_frame(archive, sheets, [each.number_format for each in self._columns])
+            for sheet, start, end in zip(sheets, self._starts_of_sheets, ends, strict=True):
+                self._write_sheet(archive, sheet, start, end)
+
+    def _append(self, rows: Sequence[Row]) -> None:
+        values = list(zip(*rows, strict=True))
+        try:
+            cells = [
+                column.cells(of_column)
+                for column, of_column in zip(self._columns, values, strict=True)
+            ]
+        except (TypeError, ValueError) as error:
+            raise unwritable(self._names, rows, self.count + 1, self._form, "a workbook") from error
+        if not self.count:
+            for column, of_column in zip(self._columns, values, strict=True):
+                column.measure(of_column[:ROWS_MEASURED])
+        xml = "</row><row>".join(map("".join, zip(*cells, strict=True)))
+        self._spool.write(f"<row>{xml}</row>".encode())
+        self._rows_at_once = min(self._most_rows, len(rows) * CHARACTERS_AT_ONCE // len(xml) + 1)
+        self.count += len(rows)
+
+    def _form(self, name: str, value: Any) -> None:
+        """Raises what is wrong with a value that no cell can hold."""
+        if value is not None:
+            self._texts.of(value)
+
+    def _sheet(self, number: int) -> Sheet:
+        rows = min(self.count - (number - 1) * (MOST_ROWS - 1), MOST_ROWS - 1)
+        return Sheet(number, rows + 1, len(self._names))
+
+    def _write_sheet(self, archive: ZipFile, sheet: Sheet, start: int, end: int) -> None:
+        widths = [
+            max(width_of(name) + FILTER_BUTTON, column.width)
+            for name, column in zip(self._names, self._columns, strict=True)
+        ]
+        head = package.sheet_start(sheet, widths, self._header).encode()
+        unfinished = [column for column in self._columns if not column.is_finished]
+        most_bytes = len(head) + end - start + len(unfinished) * sheet.rows * MOST_GROWTH_BYTES
+        is_large = most_bytes > package.LARGEST_MEMBER
+        with archive.open(sheet.path, "w", force_zip64=is_large) as member:
+            member.write(head)
+            for piece in _finished(self._pieces(start, end), unfinished):
+                member.write(piece)
+            member.write(package.sheet_end(sheet).encode())
+
+    def _pieces(self, start: int, end: int) -> Iterator[bytes]:
+        self._spool.seek(start)
+        while start < end:
+            piece = self._spool.read(min(PIECE_BYTES, end - start))
+            assert piece, "a file without a name is as long as it was written"
+            start += len(piece)
+            yield piece
+
+
+def _finished(pieces: Iterator[bytes], columns: Sequence[ColumnCells]) -> Iterator[bytes]:
+    """The same with every cell of these columns in its final form."""
+    if not columns:
+        yield from pieces
+        return
+    by_style = {str(column.style).encode(): column for column in columns}
+    styles = b"|".join(by_style)
+    written = re.compile(rb'<c s="(%b)"(?: t="b")?><v>([^<]*)</v></c>' % styles)
+
+    def final(cell: re.Match[bytes]) -> bytes:
+        return by_style[cell[1]].finished(cell[2].decode()).encode()
+
+    for whole in _whole_cells(pieces):
+        yield written.sub(final, whole)
+
+
+def _whole_cells(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, cut between two cells."""
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        end = max(rest.rfind(mark) + len(mark) if mark in rest else 0 for mark in ENDS_OF_CELLS)
+        yield rest[:end]
+        rest = rest[end:]
+    yield rest
+
+
+def _folder_of(file: IO[bytes]) -> Path | None:
+    """The folder that the file is in, where the system tells and the file has a name; there, the
+    disk is one that has room for exports.
+    """
     try:
-        ExcelWriter(workbook, archive).save()
-    finally:
-        with suppress(OSError, ValueError):  # Of the end of an archive that has failed already.
-            archive.close()
-
-
-def _drop_spooled_sheets(workbook: Workbook) -> None:
-    """Removes the temporary files that openpyxl leaves behind when a workbook is given up."""
-    sheets: list[Any] = workbook.worksheets
-    for sheet in sheets:
-        if not sheet.closed:
-            with suppress(OSError):  # The disk may be full.
-                sheet.close()
-        if Path(sheet._writer.out).exists():
-            sheet._writer.cleanup()
+        path = Path(f"/proc/self/fd/{file.fileno()}").readlink()
+    except (AttributeError, OSError):
+        return None
+    return path.parent if path.is_file() else None
