@@ -3,12 +3,14 @@
 import smtplib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import IO, Any
 
 from kafka_sink import deliveries
 from kafka_sink.producer import CountingProducer
 from kafka_sink.sink import KafkaSink
 from queryexport.sinks import file as files
+from queryexport.sinks import prepared
 from queryexport.sinks.email import EmailSink
 from queryexport.sinks.file import FileSink
 from tests.end_to_end.crash_hooks import Around, kill_after, kill_before, reach, wrap
@@ -45,14 +47,23 @@ class _HalfWritten:
 
 def _arm_files() -> None:
     @contextmanager
-    def opened(real: Around, *arguments: Any) -> Iterator[Any]:
+    def part_in(real: Around, *arguments: Any) -> Iterator[Any]:
+        with real(*arguments) as part:
+            reach("temporary file made")
+            yield replace(part, file=_HalfWritten(part.file))
+
+    @contextmanager
+    def nameless_file(real: Around, *arguments: Any) -> Iterator[Any]:
         with real(*arguments) as file:
             reach("temporary file made")
             yield _HalfWritten(file)
-        reach("file complete and synced")
 
-    wrap(files, "_opened", opened)
+    wrap(files, "part_in", part_in)
+    kill_before(FileSink, "_published", "file complete and synced")
     kill_before(files, "_sync_folder", "file renamed, folder not synced")
+    # What a mail carries.
+    wrap(prepared, "nameless_file", nameless_file)
+    kill_after(prepared, "prepare", "file complete and synced")
 
 
 def _arm_mail() -> None:

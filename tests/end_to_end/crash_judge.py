@@ -136,12 +136,12 @@ class Outcome:
 
     @property
     def litter(self) -> int:
-        """How many temporary files beside the target are left."""
+        """How many temporary files beside the target are left at the end."""
         return len(list(self._folder.glob(".*.part")))
 
     @property
     def litter_of_the_killed(self) -> int:
-        """How many of them were there when the process was killed, and nobody could remove them."""
+        """How many were there when a process was killed; the next attempt has to remove them."""
         return sum(name.endswith(".part") for mark in self._marks for name in mark["files"])
 
     @property
@@ -156,7 +156,7 @@ class Outcome:
             "half a delivery can be seen": self.halves > 0 and not may_be_half,
             "half a file could be seen": self.half_files_seen > 0,
             "the watermark is wrong": self.case.has_watermark and not self.watermark_is_true,
-            "an attempt that ended left a .part": self.litter > self.litter_of_the_killed,
+            "a .part is left": self.litter > 0,
         }
         return [words for words, is_so in wrong.items() if is_so]
 
@@ -212,13 +212,13 @@ def committed_copies(
 def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """A line for each case."""
     widest = max(len(outcome.case.name) for outcome in outcomes)
-    yield f"{'sink / point':{widest}}  attempts       data   delivered again  .part  verdict"
+    yield f"{'sink / point':{widest}}  attempts       data   delivered again  .part gone  verdict"
     for outcome in outcomes:
         data = "whole" if any(outcome.arrivals) and not outcome.lacking else "MISSING"
         verdict = "; ".join(outcome.faults) or "as promised"
         yield (
             f"{outcome.case.name:{widest}}  {', '.join(outcome.attempts):13}  {data:5}  "
-            f"{_again(outcome):15}  {outcome.litter or '':5}  {verdict}"
+            f"{_again(outcome):15}  {outcome.litter_of_the_killed or '':10}  {verdict}"
         )
 
 

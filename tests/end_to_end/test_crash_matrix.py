@@ -70,7 +70,8 @@ def judge(
             "items delivered again, in part or whole": sum(
                 each.delivered_again > 0 for each in outcomes
             ),
-            ".part files left by the killed": sum(each.litter for each in outcomes),
+            ".part files left by the killed": sum(each.litter_of_the_killed for each in outcomes),
+            ".part files left at the end": sum(each.litter for each in outcomes),
             "temporary files left by the killed": len(matrix.litter),
             "seconds": round(took_sec),
         }

@@ -1,5 +1,7 @@
 """A template becomes one safe file name inside the export folder, or an error."""
 
+import html
+import re
 import unicodedata
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -9,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from queryexport.errors import ConfigurationError
-from queryexport.filenames import Tokens, file_name, fill, folder_inside
+from queryexport.filenames import Tokens, file_name, fill, folder_inside, numbered, version
 
 
 def make_tokens(**changes: object) -> Tokens:
@@ -29,10 +31,37 @@ def make_tokens(**changes: object) -> Tokens:
         ("{date+31}", "2024-04-01"),
         ("a_{timestamp}.xlsx", "a_20240301063005.xlsx"),
         ("plain.xlsx", "plain.xlsx"),
+        ("{item}@{connection}", "Daily traces@cdg_prod"),
+        ("{date:%Y%m}.xlsx", "202403.xlsx"),
+        ("{date-1:%Y%m}.xlsx", "202402.xlsx"),
+        ("{date:%Y%m%d_%H%M%S}", "20240301_063005"),
+        ("{date:%d. %b %y, %j, %GW%V, 100%%}", "01. Mar 24, 061, 2024W09, 100%"),
+        ("{run_id}.xlsx", "41.xlsx"),
     ],
 )
 def test_tokens_take_their_values_from_the_slot(template: str, expected: str) -> None:
-    assert file_name(template, make_tokens()) == expected
+    tokens = make_tokens(item="Daily traces", connection="cdg_prod", run_id=41)
+    assert file_name(template, tokens) == expected
+
+
+def test_a_mail_knows_what_came_of_the_run() -> None:
+    tokens = make_tokens(row_count=7, run_url="https://a/run/1", file_name="a.xlsx")
+    assert fill("{row_count} {file_name} {run_url}", tokens) == "7 a.xlsx https://a/run/1"
+
+
+def test_a_mail_can_have_its_values_quoted_and_nothing_else() -> None:
+    text = fill("<b>{item}</b> {date:%d/%m}", make_tokens(item="a<b"), quote=html.escape)
+    assert text == "<b>a&lt;b</b> 01/03"
+
+
+def test_before_a_run_there_is_a_number_in_its_place() -> None:
+    assert fill("{run_id} {row_count}", make_tokens()) == "0 0"
+
+
+@pytest.mark.parametrize("token", ["{row_count}", "{run_url}", "{file_name}"])
+def test_a_token_for_mails_is_refused_in_a_file_name(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="only in a mail's subject and body"):
+        file_name(f"a{token}.xlsx", make_tokens())
 
 
 def test_the_offset_moves_the_date_and_days_count_from_there() -> None:
@@ -45,8 +74,13 @@ def test_the_date_format_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["{x}", "{query_name-1}", "{timestamp+1}", "{Date}", "{date--1}", "{date-1d}"]
-)
+    "token",
+    [
+        "{x}", "{query_name-1}", "{timestamp+1}", "{Date}", "{date--1}", "{date-1d}", "{}",
+        "{date:}", "{query_name:%Y}", "{item.connection.password}", "{item[0]}", "{item!r}", "{0}",
+        "{date-١}",
+    ],
+)  # fmt: skip
 def test_an_unknown_token_is_named(token: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         file_name(f"a{token}.xlsx", make_tokens())
@@ -58,6 +92,103 @@ def test_an_unknown_token_is_named(token: str) -> None:
 def test_a_folder_in_the_template_is_refused(template: str) -> None:
     with pytest.raises(ConfigurationError, match="contains a folder"):
         file_name(template, make_tokens())
+
+
+@pytest.mark.parametrize(
+    "char",
+    [*'<>:"|?*', "\0", "\n", "\x7f", "\u202e", "\u2066", "\u200f", "\u200b", "\ud800", "\u2028"],
+)
+def test_a_character_in_the_template_that_no_name_can_have_is_refused(char: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"U\\+{ord(char):04X}") as caught:
+        file_name(f"a{char}.xlsx", make_tokens())
+    caught.value.message.encode()
+    assert char not in caught.value.message.replace('"', "") or char in '<>:"|?*'
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("a..b.xlsx", "two dots"),
+        (".{date}", "Start it with a letter"),
+        ("-{date}", "Start it with a letter"),
+        ("{date}.", "ends with a dot"),
+        ("{date} ", "begins or ends with a blank"),
+        (" {date}", "begins or ends with a blank"),
+        ("{date}\xa0", "begins or ends with a blank"),
+        ("{date", "brace without its partner"),
+        ("date}", "brace without its partner"),
+        ("{{date}}", "brace without its partner"),
+        ("NUL", "a device on Windows"),
+        ("nul.xlsx", "a device on Windows"),
+        ("Com1.tar.gz", "a device on Windows"),
+        ("LPT¹.xlsx", "a device on Windows"),
+        ("con .xlsx", "a device on Windows"),
+    ],
+)
+def test_a_name_that_windows_or_a_shell_misread_is_refused(template: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        file_name(template, make_tokens())
+
+
+@pytest.mark.parametrize("template", ["console.xlsx", "COM10.xlsx", "a.CON", "nul_{date}.xlsx"])
+def test_a_name_that_only_begins_like_a_device_is_fine(template: str) -> None:
+    assert file_name(template, make_tokens())
+
+
+def test_names_are_in_composed_form() -> None:
+    decomposed = unicodedata.normalize("NFD", "più_è")
+    name = file_name(f"{decomposed}_{{query_name}}", make_tokens(query_name=decomposed))
+    assert name == unicodedata.normalize("NFC", "più_è_più_è")
+
+
+@pytest.mark.parametrize(
+    ("date_format", "why"),
+    [
+        ("%d/%m/%Y", "U+002F"),
+        ("%H:%M", "U+003A"),
+        ("%Y\\%m", "U+005C"),
+        ("%Y\u202e", "U+202E"),
+        ("%D", "%D does not mean the same everywhere"),
+        ("%-d", "%- does not"),
+        ("%#d", "%# does not"),
+        ("%Ey", "%E does not"),
+        ("%s", "%s does not"),
+        ("%c", "%c does not"),
+        ("%n", "%n does not"),
+        ("%Q", "%Q does not"),
+        ("%Y%", "% does not"),
+    ],
+)
+@pytest.mark.parametrize("where", ["the field", "the token"])
+def test_a_date_format_that_makes_no_name_is_refused(
+    date_format: str, why: str, where: str
+) -> None:
+    own = "" if where == "the field" else f":{date_format}"
+    tokens = make_tokens(date_format="%Y" if own else date_format)
+    with pytest.raises(ConfigurationError, match=re.escape(why)):
+        file_name(f"a_{{date{own}}}.xlsx", tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "second", "before"),
+    [
+        ("a.xlsx", "a_2.xlsx", "a.2.xlsx"),
+        ("a.xlsx.gz", "a_2.xlsx.gz", "a.2.xlsx.gz"),
+        ("a.csv.zip", "a_2.csv.zip", "a.2.csv.zip"),
+        ("a.v1.2.jsonl", "a.v1.2_2.jsonl", "a.v1.2.2.jsonl"),
+        ("a_2026.11.22", "a_2026.11.22_2", "a_2026.11.22.2"),
+        ("a.zip", "a_2.zip", "a.2.zip"),
+        ("più", "più_2", "più.2"),
+    ],
+)
+def test_a_number_goes_before_the_whole_suffix(name: str, second: str, before: str) -> None:
+    assert (numbered(name, 2), version(name, 2)) == (second, before)
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9._]{0,12}", fullmatch=True), st.integers(2, 9999))
+def test_numbers_make_different_names(name: str, number: int) -> None:
+    assert len({name, numbered(name, number), numbered(name, number + 1)}) == 3
+    assert len({name, version(name, number), version(name, number + 1)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -112,6 +243,8 @@ def test_every_name_is_one_safe_component_or_an_error(
     assert not any(_turns_text(char) for char in name)
     assert 0 < len(name.encode()) <= 200
     assert name[0] not in ".-"
+    assert name == name.strip() == unicodedata.normalize("NFC", name)
+    assert not name.endswith(".")
 
 
 def _turns_text(char: str) -> bool:
@@ -165,6 +298,17 @@ def test_no_folder_leaves_the_root(parts: list[str]) -> None:
     assert path.is_relative_to(root)
 
 
-def test_a_folder_that_cannot_be_a_path_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "folder",
+    ["a\x00b", "a\u202eb", "a\ud800", "daily.", "daily /rome", "NUL", "a/com1.old/b", "è" * 128],
+)
+def test_a_folder_that_cannot_be_a_path_everywhere_is_refused(tmp_path: Path, folder: str) -> None:
     with pytest.raises(ConfigurationError):
-        folder_inside(tmp_path, "a\x00b")
+        folder_inside(tmp_path, folder)
+
+
+def test_links_that_go_round_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(ConfigurationError, match="outside the export folder"):
+        folder_inside(tmp_path, "a")
