@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the real services that the tests run against, as far as they are missing.
 #
-# PostgreSQL, MariaDB, Redis and RabbitMQ come from Debian's packages, Kafka's jars from Maven by
-# pom.xml.
+# PostgreSQL, MariaDB, Redis and RabbitMQ come from Debian's packages, as do LibreOffice, 7-Zip, Samba
+# and OpenSSH; Kafka's jars come from Maven by pom.xml.
 # The daemons are not started here: the tests start their own, on loopback and in temporary folders.
 set -euo pipefail
 
@@ -38,6 +38,12 @@ has_mariadb() { { command -v mariadbd && command -v mariadb-install-db; } >/dev/
 
 has_rabbitmq() { compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null; }
 
+has_calc() {
+    command -v soffice >/dev/null && compgen -G '/usr/lib/libreoffice/program/libsclo.so'
+}
+
+has_7zip() { command -v 7zz || command -v 7z; }
+
 # The copy of pom.xml is written last, so it also says that the copying was finished.
 has_kafka() {
     cmp -s "$here/pom.xml" "$kafka/pom.xml" && compgen -G "$kafka/libs/kafka_*.jar" >/dev/null
@@ -48,6 +54,10 @@ missing_packages() {
     has_mariadb || echo mariadb-server
     command -v redis-server >/dev/null || echo redis-server
     has_rabbitmq || echo rabbitmq-server
+    has_calc >/dev/null || echo libreoffice-calc
+    has_7zip >/dev/null || echo 7zip
+    command -v smbd >/dev/null || echo samba
+    command -v sshd >/dev/null || echo openssh-server
     command -v java >/dev/null || echo openjdk-17-jre-headless
     has_kafka || command -v mvn >/dev/null || echo maven
 }
@@ -88,4 +98,4 @@ has_kafka || install_kafka
 
 mapfile -t packages < <(missing_packages)
 [ "${#packages[@]}" -eq 0 ] || die "still missing after the installation: ${packages[*]}."
-say "PostgreSQL, MariaDB, Redis, RabbitMQ and Kafka are installed"
+say "PostgreSQL, MariaDB, Redis, RabbitMQ, Kafka, LibreOffice, 7-Zip, Samba and OpenSSH are installed"

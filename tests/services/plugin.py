@@ -13,18 +13,26 @@ import pytest
 
 from tests import flights
 from tests.services import kafka as kafka_service
+from tests.services import libreoffice as libreoffice_service
 from tests.services import mariadb as mariadb_service
 from tests.services import postgresql as postgresql_service
 from tests.services import rabbitmq as rabbitmq_service
 from tests.services import redis_server as redis_service
+from tests.services import s3 as s3_service
+from tests.services import samba as samba_service
 from tests.services import secured_kafka as secured_kafka_service
+from tests.services import sftp as sftp_service
 from tests.services import smtp as smtp_service
 from tests.services.kafka import KafkaBroker
+from tests.services.libreoffice import LibreOffice
 from tests.services.mariadb import MariaDB
 from tests.services.postgresql import PostgreSQL
 from tests.services.rabbitmq import RabbitMQ
 from tests.services.redis_server import RedisServer
+from tests.services.s3 import S3Server
+from tests.services.samba import SambaServer
 from tests.services.secured_kafka import SecuredKafka
+from tests.services.sftp import SftpServer
 from tests.services.smtp import SMTPServer
 
 REQUIRED_VARIABLE = "REQUIRE_SERVICES"
@@ -125,6 +133,33 @@ def breakable_kafka(kafka: KafkaBroker) -> Iterator[KafkaBroker]:
 def smtp_server(pytestconfig: pytest.Config) -> Iterator[SMTPServer]:
     """An SMTP server whose inbox is empty at the start of each test."""
     yield from _started(pytestconfig, "SMTP (aiosmtpd)", smtp_service.running())
+
+
+@pytest.fixture(scope="session")
+def libreoffice(pytestconfig: pytest.Config) -> Iterator[LibreOffice]:
+    """LibreOffice, to open files in as their readers do."""
+    _require(pytestconfig, "LibreOffice", libreoffice_service.unavailable_reason)
+    yield from _started(pytestconfig, "LibreOffice", libreoffice_service.running())
+
+
+@pytest.fixture(scope="session")
+def sftp_server(pytestconfig: pytest.Config) -> Iterator[SftpServer]:
+    """An SFTP server that takes a key, with an empty folder."""
+    _require(pytestconfig, "SFTP", sftp_service.unavailable_reason)
+    yield from _started(pytestconfig, "SFTP", sftp_service.running())
+
+
+@pytest.fixture(scope="session")
+def samba(pytestconfig: pytest.Config) -> Iterator[SambaServer]:
+    """An SMB server with a share and an account."""
+    _require(pytestconfig, "Samba", samba_service.unavailable_reason)
+    yield from _started(pytestconfig, "Samba", samba_service.running())
+
+
+@pytest.fixture(scope="session")
+def s3_server(pytestconfig: pytest.Config) -> Iterator[S3Server]:
+    """An S3 server without buckets."""
+    yield from _started(pytestconfig, "S3 (moto)", s3_service.running())
 
 
 @pytest.fixture(scope="session")

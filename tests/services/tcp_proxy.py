@@ -9,6 +9,7 @@ from tests.services.processes import LOOPBACK
 
 _CHUNK_BYTES = 65_536
 _START_SECONDS = 10
+_LOOK_EVERY_SECONDS = 0.05
 
 
 class TcpProxy:
@@ -56,6 +57,8 @@ class TcpProxy:
                     continue
                 writer.write(chunk)
                 await writer.drain()
+        while answers and self._mute:  # That the server closes is an answer, too.
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
         writer.transport.abort()
 
     def _abort_all(self) -> None:
@@ -73,7 +76,7 @@ def running(listen_port: int, server_port: int) -> Iterator[TcpProxy]:
 
     async def stop() -> None:
         server.close()
-        proxy.reset()
+        proxy.resume()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait(tasks, timeout=1) if tasks else None
 
