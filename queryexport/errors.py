@@ -36,6 +36,12 @@ class DeliveryError(ExportError):
     """A sink did not take the rows."""
 
 
+class DeliveryUnknown(DeliveryError):
+    """A sink had all of the rows, and nobody knows whether it took them; never tried again by
+    itself, whatever else ended the run. `receipt` counts them as unknown.
+    """
+
+
 class RunSuperseded(ExportError):
     """Another process has ended or taken over this run, so this one must stop writing."""
 

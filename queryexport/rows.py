@@ -109,7 +109,9 @@ class Receipt:
     recipients, or a topic with its offset ranges. Of a file, `size_bytes` and `sha256` are those of
     its bytes, and `path` is where it lies if that is a folder. `undelivered` holds the first few of
     the rows that failed or are unknown. `conversions` counts the values that could not be kept as
-    they were.
+    they were. `recipients` are those of a message, each with nothing, or with the words by which
+    the server refused it. `nothing_sent` says why a message was left out altogether, as the item
+    wants.
     """
 
     rows: int
@@ -123,6 +125,13 @@ class Receipt:
     duration_sec: float = 0.0
     sha256: str = ""
     path: str = ""
+    recipients: Mapping[str, str] = field(default_factory=dict)
+    nothing_sent: str = ""
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """The recipients that did not get the message, with the server's words."""
+        return {who: answer for who, answer in self.recipients.items() if answer}
 
     @property
     def handed(self) -> int:
