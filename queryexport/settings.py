@@ -24,6 +24,9 @@ DATA_DIR = BASE_DIR / env.str("DATA_DIR", default="var")
 EXPORT_ROOT = BASE_DIR / env.str("EXPORT_ROOT", default=str(DATA_DIR / "exports"))
 # Rows that Kafka did not take: the first of each run in the database, the others in files.
 UNDELIVERED_IN_DATABASE = env.int("UNDELIVERED_IN_DATABASE", default=1000)
+SPOOL_ROOT = BASE_DIR / env.str("SPOOL_ROOT", default=str(DATA_DIR / "spool"))
+# Where people reach the admin, for links in mails, for example https://exports.example.com.
+SITE_URL = env.str("SITE_URL", default="").rstrip("/")
 UNDELIVERED_ROOT = BASE_DIR / env.str("UNDELIVERED_ROOT", default=str(DATA_DIR / "undelivered"))
 
 INSTALLED_APPS = [
@@ -103,11 +106,18 @@ CELERY_TASK_QUEUES = {
     name: {"exchange": "query-export", "routing_key": name} for name in ("service", "short", "long")
 }
 CELERY_TASK_DEFAULT_QUEUE = "short"
-CELERY_TASK_ROUTES = {"scheduling.sweep": {"queue": "service"}}
+CELERY_TASK_ROUTES = {
+    name: {"queue": "service"} for name in ("scheduling.sweep", "scheduling.retention")
+}
 # One that could not be run in time is not worth running: the next one does it all. In time by the
 # worker's clock, which may differ from beat's.
 CELERY_BEAT_SCHEDULE = {
-    "sweep": {"task": "scheduling.sweep", "schedule": 30.0, "options": {"expire_seconds": 300}}
+    "sweep": {"task": "scheduling.sweep", "schedule": 30.0, "options": {"expire_seconds": 300}},
+    "retention": {
+        "task": "scheduling.retention",
+        "schedule": 3600.0,
+        "options": {"expire_seconds": 3600},
+    },
 }
 CELERY_BEAT_CRON_STARTING_DEADLINE = 3600
 CELERY_TIMEZONE = env.str("TIME_ZONE", default="UTC")
@@ -123,7 +133,13 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 globals().update(env.email_url("EMAIL_URL", default=f"filemail:///{DATA_DIR}/mail"))
 if globals()["EMAIL_BACKEND"] == "django.core.mail.backends.smtp.EmailBackend":
     EMAIL_BACKEND = "queryexport.mail.SMTPBackend"
+# For connecting, each answer, and each block of bytes; for all of it, and longer if it is large;
+# for the answer to the whole message, where haste makes copies: RFC 5321, 4.5.3.2.6.
 EMAIL_TIMEOUT = env.int("EMAIL_TIMEOUT_SEC", default=30)
+EMAIL_TOTAL_SEC = env.int("EMAIL_TOTAL_SEC", default=600)
+EMAIL_ANSWER_SEC = env.int("EMAIL_ANSWER_SEC", default=600)
+EMAIL_MOST_BYTES = env.int("EMAIL_MOST_BYTES", default=25 * 1024 * 1024)
+EMAIL_ALLOWED_DOMAINS = env.list("EMAIL_ALLOWED_DOMAINS", default=[])
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", default="query-export@localhost")
 
 # Times, language, pages -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ from django.db.models import Max
 from queryexport.errors import ConfigurationError, ExportError
 from queryexport.parameters import find_parameters
 from scheduling import runs
+from scheduling.delivering import earlier_attempts, plan
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 from scheduling.rules import WATERMARK_NAMES
 
@@ -30,12 +31,15 @@ def run_again(
     user: User | AnonymousUser | None,
     trigger: SchedulingHistoryItem.Trigger = Trigger.RERUN,
     present_parameters: bool = False,
+    missing_only: bool = False,
 ) -> SchedulingHistoryItem:
     """Queues a further attempt of the run's slot, and hands it to the workers once it is committed.
 
     It runs the item and its query as they are now, with the parameters that `run` was given, so
     that relative dates are the same days; or with the item's present ones, if they are chosen or
-    the run has none. Of several people who ask at once, one gets a run.
+    the run has none. It delivers to all destinations, or, with `missing_only`, to those that did
+    not get all, and of an e-mail to those recipients. Of several people who ask at once, one gets a
+    run.
 
     Raises `ParametersDoNotFit`, or `ConfigurationError` when the slot cannot be run again.
     """
@@ -43,6 +47,10 @@ def run_again(
         run = _locked(run)
         given = check(run, present_parameters=present_parameters)
         item = _item(run)
+        if missing_only and not missing(run):
+            raise ConfigurationError(
+                f"Each destination of run {run.pk} has got its rows. Run the slot again for all."
+            )
         again = SchedulingHistoryItem.of(
             item,
             run.scheduled_for,
@@ -51,6 +59,7 @@ def run_again(
             attempt=_next_attempt(run, item),
             retry_of=run,
             given_parameters=given,
+            carries_on=missing_only,
         )
         again.save(force_insert=True)
         transaction.on_commit(lambda: runs.dispatch(again))
@@ -71,6 +80,14 @@ def check(run: SchedulingHistoryItem, *, present_parameters: bool = False) -> An
         _refuse_misfit(run, item)
         _refuse_other_days(run, item)
     return given
+
+
+def missing(run: SchedulingHistoryItem) -> list[str]:
+    """The destinations that did not get all although others did; nothing if it is all or none."""
+    if run.item is None or run.trigger == Trigger.REPLAY:
+        return []
+    found = plan(run.item, [run, *earlier_attempts(run)], by_hand=True)
+    return [target.output.label for target in found.targets] if found.delivered else []
 
 
 def lock(item_pk: int) -> None:

@@ -31,6 +31,8 @@ def try_again(run: SchedulingHistoryItem, *, now: datetime) -> SchedulingHistory
                 user=run.user,
                 attempt=run.attempt + 1,
                 retry_of=run,
+                carries_on=True,
+                spool=run.spool,
                 given_parameters=run.given_parameters if asked_for_again else None,
                 not_before=now + timedelta(minutes=item.retry_delay_minutes),
             )

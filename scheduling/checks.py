@@ -14,6 +14,11 @@ def undelivered_root(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register
+def spool_root(**kwargs: Any) -> list[CheckMessage]:
+    return writable_folder("SPOOL_ROOT", of="Spooled rows", error_id="scheduling.E003")
+
+
+@register
 def own_database(**kwargs: Any) -> list[CheckMessage]:
     """`scheduling.bulk` knows two databases."""
     if connection.vendor in ("postgresql", "sqlite"):

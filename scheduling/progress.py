@@ -57,6 +57,10 @@ class RunProgress:
         self._run.record(row_count=self.rows_read, rows_delivered=self.rows_delivered)
         self._written = monotonic()
 
+    def moved(self, rows: int) -> None:
+        """`rows` more were delivered somewhere, which the run as a whole does not count."""
+        self._changed(rows)
+
     def _changed(self, rows: int) -> None:
         if rows:
             self.moved_at = monotonic()
@@ -65,3 +69,21 @@ class RunProgress:
         self._stop.check()
         if monotonic() - self._written >= WRITE_EVERY_SEC:
             self.check()
+
+
+class PartProgress:
+    """The `Progress` of one of several destinations: it counts for itself."""
+
+    def __init__(self, whole: RunProgress) -> None:
+        self.rows_delivered = 0
+        self._whole = whole
+
+    def delivered(self, rows: int) -> None:
+        self.rows_delivered += rows
+        self._whole.moved(rows)
+
+    def arrived(self, rows: int) -> None:
+        self.rows_delivered += rows
+
+    def check(self) -> None:
+        self._whole.check()

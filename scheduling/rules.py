@@ -7,14 +7,16 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
 
 from kafka_sink.config import TOPIC_PATTERN
+from queryexport import recipients
 from queryexport.errors import ExportError
 from queryexport.filenames import fill
 from queryexport.models import are_weekdays
 from queryexport.parameters import find_parameters
+from queryexport.stores import check_url
 
 if TYPE_CHECKING:
     from scheduling.models import SchedulingItem
@@ -76,9 +78,9 @@ def _places(output: "Output") -> list[Rule]:
         ("output_filename_template", partial(check_extension, output)),
         ("output_zip_password", partial(check_packing, output)),
         ("workbook_template", partial(check_template_chosen, output)),
-        ("email_to", partial(check_addresses, output.to)),
-        ("email_cc", partial(check_addresses, output.cc)),
-        ("email_bcc", partial(check_addresses, output.bcc)),
+        ("email_to", partial(recipients.check, output.to, settings.EMAIL_ALLOWED_DOMAINS)),
+        ("email_cc", partial(recipients.check, output.cc, settings.EMAIL_ALLOWED_DOMAINS)),
+        ("email_bcc", partial(recipients.check, output.bcc, settings.EMAIL_ALLOWED_DOMAINS)),
         ("kafka_headers", partial(check_headers, output.kafka_headers)),
         ("kafka_topic", partial(check_topic, output.kafka_topic)),
         ("kafka_dead_letter_topic", partial(check_topic, output.kafka_dead_letter_topic)),
@@ -117,24 +119,12 @@ def check_template_chosen(output: "Output") -> None:
 def check_store(output: "Output") -> None:
     if not output.output_url:
         return
-    from queryexport.stores import check_url
-
     check_url(output.output_url)
     if output.output_on_existing == "keep":
         raise ValidationError(
             "A store keeps no old versions under a number. Choose what else happens if the file "
             "exists, or empty the URL."
         )
-
-
-def check_addresses(found: Sequence[str]) -> None:
-    for address in found:
-        try:
-            validate_email(address)
-        except ValidationError as error:
-            raise ValidationError(
-                f"“{address}” is not a valid email address. Separate addresses with |."
-            ) from error
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 from celery import current_app
@@ -18,6 +17,7 @@ from kombu.messaging import Producer
 
 from queryexport.errors import (
     ConfigurationError,
+    DeliveryUnknown,
     ExportError,
     RunCancelled,
     RunSuperseded,
@@ -126,10 +126,11 @@ def _wake_next(run: SchedulingHistoryItem) -> None:
 
 def _carry_out(run: SchedulingHistoryItem, work: Execution) -> None:
     try:
-        receipt = work.export()
+        work.export()
     except ExportError as error:
         # What was told to stop may fail in any way on its way to the end.
-        _break_off(run, work, work.stop.reason or error, receipt=error.receipt)
+        known = None if isinstance(error, DeliveryUnknown) else work.stop.reason
+        _break_off(run, work, known or error, receipt=error.receipt)
     except Exception as error:
         work.break_off(_fault(error))
         raise
@@ -137,8 +138,7 @@ def _carry_out(run: SchedulingHistoryItem, work: Execution) -> None:
         work.break_off(_shutdown(error), status=Status.LOST, may_pass=True)
         raise
     else:
-        status, reason = outcome(receipt, least_percent=_least_percent(run))
-        work.finish(status, error=reason, receipt=receipt)
+        work.finish()
 
 
 def _break_off(
@@ -154,30 +154,6 @@ def _break_off(
             work.break_off(reason.message, status=Status.LOST, receipt=receipt, may_pass=True)
         case _:
             work.break_off(reason.message, receipt=receipt, may_pass=reason.retryable)
-
-
-def outcome(
-    receipt: Receipt, *, least_percent: Decimal
-) -> tuple[SchedulingHistoryItem.Status, str]:
-    """The status that the receipt proves, with the error that goes with it.
-
-    Rows that the item told the sink to leave out count neither way. At or above `least_percent` of
-    the others delivered, a run that is not complete is partial.
-    """
-    wanted = receipt.handed - receipt.skipped
-    if receipt.rows == wanted:
-        return Status.SUCCESS, ""
-    percent = Decimal(receipt.rows) * 100 / wanted
-    reasons = "; ".join(dict.fromkeys(row.reason for row in receipt.undelivered[:3]))
-    error = (
-        f"only {receipt.rows} of {wanted} messages delivered ({percent:.1f} %): "
-        f"{receipt.failed} failed, {receipt.unknown} unknown. {reasons}"
-    )
-    return (Status.PARTIAL if percent >= least_percent else Status.FAIL), error.strip()
-
-
-def _least_percent(run: SchedulingHistoryItem) -> Decimal:
-    return run.item.kafka_least_percent if run.item else Decimal(100)
 
 
 def _fault(error: Exception) -> str:

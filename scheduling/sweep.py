@@ -6,15 +6,20 @@ conditional update.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 
+from queryexport.errors import ConfigurationError
+from queryexport.sinks.parts import clear_parts
 from scheduling import attempts, runs, slots
-from scheduling.models import SchedulingHistoryItem
+from scheduling.models import SchedulingHistoryItem, SharingMode
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +66,18 @@ def _declare_lost(run: SchedulingHistoryItem, now: datetime) -> bool:
         if not run.lose(now):
             return False  # It has given a sign of life, or ended.
         again = attempts.try_again(run, now=now)
+    _clear_up(run)
     after = f"attempt {again.attempt} is queued" if again else "it was the last attempt"
     log.warning("Run %s is lost, %s: %s", run.pk, after, run.error)
     return True
+
+
+def _clear_up(run: SchedulingHistoryItem) -> None:
+    """Removes the files that its worker was writing, unless it writes still."""
+    for output in run.item.outputs if run.item else ():
+        if output.sharing_mode == SharingMode.FILESYSTEM and not output.output_url:
+            with suppress(ConfigurationError):  # Of an item that was changed since.
+                clear_parts(output.folder(), root=Path(settings.EXPORT_ROOT))
 
 
 def _dispatch_waiting(now: datetime) -> int:

@@ -195,7 +195,7 @@ def _not_after(item: SchedulingItem, run: SchedulingHistoryItem) -> datetime | N
 
 def _repeated(run: SchedulingHistoryItem) -> SchedulingHistoryItem | None:
     """The run whose rows this one was asked to send again, if that one had got so far."""
-    while run.trigger == Trigger.RERUN and run.retry_of:
+    while (run.trigger == Trigger.RERUN or run.spool) and run.retry_of:
         run = run.retry_of
         if run.watermark_from:
             return run

@@ -1,6 +1,7 @@
 """The admin page that says what running a slot again would do, and does it."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 from django import forms
@@ -16,13 +17,28 @@ from django.views.decorators.http import require_http_methods
 
 from queryexport.errors import ExportError
 from queryexport.read_only import ReadOnlyAdmin
+from queryexport.stores import redacted
 from scheduling import again, replays
 from scheduling.again import ParametersDoNotFit
 from scheduling.backfill import local
-from scheduling.models import SchedulingHistoryItem, SchedulingItem, SharingMode
+from scheduling.models import (
+    OnExisting,
+    Output,
+    SchedulingHistoryItem,
+    SchedulingItem,
+    SharingMode,
+)
 
 NAME = "scheduling_schedulinghistoryitem"
 TEMPLATE = "admin/scheduling/schedulinghistoryitem/again.html"
+
+
+IF_IT_EXISTS = {
+    OnExisting.REPLACE: "One of that name is replaced.",
+    OnExisting.REFUSE: "If there is one of that name, the run fails.",
+    OnExisting.NUMBER: "If there is one of that name, the new one gets a number.",
+    OnExisting.KEEP: "One of that name is kept under a number.",
+}
 
 
 class AgainForm(forms.Form):
@@ -31,6 +47,7 @@ class AgainForm(forms.Form):
     present_parameters = forms.BooleanField(
         required=False, label="With the item's present parameters"
     )
+    missing_only = forms.BooleanField(required=False)
 
 
 class AgainPage(ReadOnlyAdmin):
@@ -61,7 +78,7 @@ class AgainPage(ReadOnlyAdmin):
             raise PermissionDenied
         form = AgainForm(request.POST if request.method == "POST" else None)
         if form.is_valid():
-            return self._queued(request, run, **form.cleaned_data)
+            return self._queued(request, run, form.cleaned_data)
         context = {
             **self.admin_site.each_context(request),
             "title": f"Run the slot of run {run.pk} again",
@@ -73,10 +90,15 @@ class AgainPage(ReadOnlyAdmin):
         return TemplateResponse(request, TEMPLATE, context)
 
     def _queued(
-        self, request: HttpRequest, run: SchedulingHistoryItem, *, present_parameters: bool
+        self, request: HttpRequest, run: SchedulingHistoryItem, decided: Mapping[str, bool]
     ) -> HttpResponse:
         try:
-            new = again.run_again(run, user=request.user, present_parameters=present_parameters)
+            new = again.run_again(
+                run,
+                user=request.user,
+                present_parameters=decided["present_parameters"],
+                missing_only=decided["missing_only"],
+            )
         except ParametersDoNotFit as error:
             self.message_user(request, error.message, messages.ERROR)
             return redirect(f"admin:{NAME}_again", run.pk)
@@ -105,7 +127,8 @@ def _what_it_does(run: SchedulingHistoryItem) -> dict[str, Any]:
         "parameters": None if given is None else _bound(run, item, given),
         "present": _bound(run, item, None),
         "sql_changed": run.sql != item.query.sql,
-        "destination": _destination(run, item),
+        "destinations": [_destination(run, output) for output in item.outputs],
+        "missing": ", ".join(f"“{name}”" for name in again.missing(run)),
         "kept": replays.waiting(run).rows,
     }
 
@@ -120,19 +143,28 @@ def _bound(run: SchedulingHistoryItem, item: SchedulingItem, given: Any) -> str:
     return json.dumps(values, cls=DjangoJSONEncoder, ensure_ascii=False)
 
 
-def _destination(run: SchedulingHistoryItem, item: SchedulingItem) -> str:
+def _destination(run: SchedulingHistoryItem, output: Output) -> str:
     """Where the rows go as the item is now, and what that means for those that went before."""
-    mode = SharingMode(item.sharing_mode)
+    mode = SharingMode(output.sharing_mode)
     match mode:
         case SharingMode.FILESYSTEM:
-            name = "/".join(filter(None, [item.output_dir, item.file_name(run.scheduled_for)]))
-            return f"The file {name} is written; one of that name is replaced."
+            if_it_exists = IF_IT_EXISTS[OnExisting(output.output_on_existing)]
+            return f"The file {_file(run, output)} is written. {if_it_exists}"
         case SharingMode.EMAIL:
-            return f"The mail is sent anew to {', '.join([*item.to, *item.cc])}."
+            people = ", ".join([*output.to, *output.cc, *output.bcc])
+            return f"The mail is sent anew to {people}."
         case SharingMode.KAFKA:
             return (
-                f"All rows are sent anew to the topic {item.kafka_topic}, by the Kafka connection "
-                f"{item.kafka_connection}. Those that arrived before will be there twice."
+                f"All rows are sent anew to the topic {output.kafka_topic}, by the Kafka "
+                f"connection {output.kafka_connection}. Those that arrived before will be there "
+                "twice."
             )
         case _:
             assert_never(mode)
+
+
+def _file(run: SchedulingHistoryItem, output: Output) -> str:
+    """Without the number that the new run will have, if the name holds one."""
+    name = output.file_name(run.scheduled_for, run_id=run.pk)
+    folder = redacted(output.output_url).rstrip("/") if output.output_url else output.output_dir
+    return "/".join(filter(None, [folder, name]))

@@ -8,12 +8,12 @@ from django.db.models import Count, Sum
 from kafka_sink.models import Delivery
 from scheduling import replays
 from scheduling.admin.links import run_link, status_badge
-from scheduling.models import SchedulingHistoryItem, SharingMode
+from scheduling.models import SchedulingHistoryItem
 
 
 def undelivered_section(run: SchedulingHistoryItem) -> dict[str, Any]:
     """The template's values; nothing for a run that sends no messages."""
-    if run.export_mode != SharingMode.KAFKA:
+    if not run.kafka_topic:
         return {}
     return {
         "waiting": replays.waiting(run),

@@ -126,6 +126,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='schedulinghistoryitem',
+            name='carries_on',
+            field=models.BooleanField(default=False, help_text='Yes: it goes only to the destinations that the attempt before did not reach.'),
+        ),
+        migrations.AddField(
+            model_name='schedulinghistoryitem',
             name='spool',
             field=models.CharField(blank=True, help_text='The file with the rows of its query, from which further attempts deliver to the destinations that did not get all.', max_length=100),
         ),

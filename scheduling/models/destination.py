@@ -1,12 +1,15 @@
 """Further destinations of an item, beside its own: they get the same rows of the same query."""
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.timezone import now
 
 from scheduling.models.item import SchedulingItem
 from scheduling.models.item_constraints import output_constraints
-from scheduling.models.output import Output
+from scheduling.models.output import Output, SharingMode
 from scheduling.rules import check, output_rules
+
+ONE_TOPIC = "An item goes to one Kafka topic. Make another item for a second one."
 
 
 class Destination(Output, models.Model):
@@ -39,8 +42,7 @@ class Destination(Output, models.Model):
                 fields=["item"],
                 name="destination_kafka_once_per_item",
                 condition=models.Q(sharing_mode="kafka"),
-                violation_error_message="An item goes to one Kafka topic. Make another item for a "
-                "second one.",
+                violation_error_message=ONE_TOPIC,
             ),
             *output_constraints("destination"),
         ]
@@ -58,4 +60,9 @@ class Destination(Output, models.Model):
 
     def clean(self) -> None:
         if self.item_id:
-            check(output_rules(self, now()))
+            check([*output_rules(self, now()), ("sharing_mode", self._check_one_topic)])
+
+    def _check_one_topic(self) -> None:
+        others = self.item.destinations.filter(sharing_mode=SharingMode.KAFKA).exclude(pk=self.pk)
+        if self.topic() and (self.item.topic() or others.exists()):
+            raise ValidationError(ONE_TOPIC)

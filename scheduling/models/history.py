@@ -145,6 +145,10 @@ class SchedulingHistoryItem(models.Model):
         related_name="next_attempts",
         help_text="The attempt before this one, which failed, for example run 120.",
     )
+    carries_on = models.BooleanField(
+        default=False,
+        help_text="Yes: it goes only to the destinations that the attempt before did not reach.",
+    )
     not_before = models.DateTimeField(
         null=True, help_text="A queued run waits until then; empty: it starts at once."
     )

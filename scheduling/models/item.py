@@ -163,6 +163,11 @@ class SchedulingItem(RunPolicy, Output):
     def label(self) -> str:
         return self.get_sharing_mode_display()
 
+    @property
+    def outputs(self) -> list[Output]:
+        """Itself, and its further destinations that are enabled."""
+        return [self, *self.destinations.filter(enabled=True)]
+
     def first_slot_after(self, moment: datetime) -> datetime:
         """`NEVER` when there is none, or the schedule is not one."""
         try:
@@ -200,7 +205,7 @@ class SchedulingItem(RunPolicy, Output):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self.name:
-            self.name = self._free_name()
+            self.name = self.free_name()
         changed = self._schedule_changed()
         if changed:
             self.schedule_changed_at = now()
@@ -212,7 +217,7 @@ class SchedulingItem(RunPolicy, Output):
             }  # fmt: skip
         super().save(*args, **kwargs)
 
-    def _free_name(self) -> str:
+    def free_name(self) -> str:
         base = f"{self.query.name} ({self.get_sharing_mode_display()})"
         taken = set(
             SchedulingItem.objects.filter(name__startswith=base).values_list("name", flat=True)

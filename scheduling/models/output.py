@@ -64,7 +64,7 @@ class Output(FileOutput, EmailDelivery, KafkaDelivery):
         local = slot.astimezone(item.timezone)
         return Tokens(
             query_name=item.query.name,
-            item=item.name,
+            item=item.name or item.free_name(),
             connection=item.connection.name if item.connection_id else "",
             day=local.date(),
             slot=local,

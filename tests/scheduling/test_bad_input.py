@@ -124,12 +124,14 @@ def test_a_path_outside_the_export_folder(
     assert list(export_root.parent.glob("outside*")) == []
 
 
-def test_a_row_that_a_workbook_cannot_hold(make_item: MakeItem, export_root: Path) -> None:
-    sql = "SELECT id, CASE id WHEN 4 THEN char(7) ELSE note END AS note FROM events ORDER BY id"
-    error = failed(make_item(sql=sql)).error
-    assert "Row 4, column note, cannot be written to a workbook" in error
-    assert "in the query" in error
-    assert list(export_root.rglob("*")) == []
+def test_a_file_that_is_not_to_be_replaced(make_item: MakeItem, export_root: Path) -> None:
+    export_root.mkdir()
+    (export_root / "rows.xlsx").write_text("of somebody else")
+    item = make_item(output_filename_template="rows.xlsx", output_on_existing="refuse")
+    error = failed(item).error
+    assert f"{export_root / 'rows.xlsx'} exists already" in error
+    assert "Move it away" in error
+    assert (export_root / "rows.xlsx").read_text() == "of somebody else"
 
 
 def test_a_row_that_a_message_cannot_hold(

@@ -10,6 +10,7 @@ from kafka_sink.builder import MessageOptions, NullKey
 from kafka_sink.sink import KafkaSink
 from queryexport.contents import Gzip
 from queryexport.errors import ConfigurationError
+from queryexport.filenames import fill
 from queryexport.sinks.email import EmailSink
 from queryexport.sinks.file import FileSink
 from scheduling import runs
@@ -44,8 +45,10 @@ def test_a_mail_takes_its_words_from_the_slot(make_item: MakeItem) -> None:
         )
     )  # fmt: skip
     assert isinstance(sink, EmailSink)
-    assert (sink.to, sink.cc) == (["a@example.com", "b@example.com"], ["c@example.com"])
-    assert (sink.subject, sink.body) == ("Rows of 2026-01-17", "CDG-TEST-001--Rows")
+    letter = sink.letter
+    assert (letter.to, letter.cc) == (["a@example.com", "b@example.com"], ["c@example.com"])
+    assert fill(letter.subject, letter.tokens) == "Rows of 2026-01-17"
+    assert fill(letter.text, letter.tokens) == "CDG-TEST-001--Rows"
     assert sink.attachment_name == "CDG-TEST-001--Rows_2026-01-18.xlsx"
 
 

@@ -83,7 +83,7 @@ def test_the_form_explains_what_the_database_refuses(
         ("output_filename_template", "../x.xlsx", "contains a folder"),
         ("output_dir", "../outside", "outside the export folder"),
         ("output_dir", "/etc", "outside the export folder"),
-        ("email_to", "ops@example.com|nobody", "valid email address"),
+        ("email_to", "ops@example.com|nobody", "“nobody” is no plain mail address"),
         ("email_subject", "two\nlines", "one line"),
         ("email_body", "{boss}", "unknown token {boss}"),
         ("kafka_headers", ["x"], "Enter an object"),

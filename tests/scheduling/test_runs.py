@@ -13,7 +13,7 @@ from openpyxl import load_workbook
 from kafka_sink.broker import EmbeddedBroker
 from kafka_sink.models import Delivery
 from queryexport.rows import Receipt, Undelivered
-from scheduling import runs
+from scheduling import outcomes, runs
 from scheduling.models import SchedulingHistoryItem, SchedulingItem
 from scheduling.progress import RunProgress
 from tests.factories import MakeItem, make_kafka_connection
@@ -152,7 +152,7 @@ def test_no_rows_is_a_success_with_a_header(make_item: MakeItem) -> None:
 def test_the_status_is_what_the_receipt_proves(delivered: int, least: int, status: str) -> None:
     lost = (Undelivered("k7", "broker said no"),)
     receipt = Receipt(delivered, "topic", failed=100 - delivered, undelivered=lost)
-    outcome, error = runs.outcome(receipt, least_percent=Decimal(least))
+    outcome, error = outcomes.judge(receipt, least_percent=Decimal(least))
     assert outcome == status
     if status != "success":
         assert error.startswith(f"only {delivered} of 100 messages delivered ({delivered}.0 %)")
@@ -160,15 +160,17 @@ def test_the_status_is_what_the_receipt_proves(delivered: int, least: int, statu
 
 
 def test_unknown_rows_do_not_count_as_delivered() -> None:
-    assert runs.outcome(Receipt(10, "topic", unknown=10), least_percent=Decimal(95))[0] == "fail"
+    assert outcomes.judge(Receipt(10, "topic", unknown=10), least_percent=Decimal(95))[0] == "fail"
 
 
 def test_rows_left_out_on_purpose_count_neither_way() -> None:
     least = Decimal(95)
-    assert runs.outcome(Receipt(90, "topic", skipped=10), least_percent=least)[0] == "success"
-    outcome, error = runs.outcome(Receipt(60, "topic", failed=4, skipped=900), least_percent=least)
+    assert outcomes.judge(Receipt(90, "topic", skipped=10), least_percent=least)[0] == "success"
+    outcome, error = outcomes.judge(
+        Receipt(60, "topic", failed=4, skipped=900), least_percent=least
+    )
     assert (outcome, error[:21]) == ("fail", "only 60 of 64 message")
-    assert runs.outcome(Receipt(0, "topic", skipped=10), least_percent=least)[0] == "success"
+    assert outcomes.judge(Receipt(0, "topic", skipped=10), least_percent=least)[0] == "success"
 
 
 class TestDueSlot:
