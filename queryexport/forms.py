@@ -1,12 +1,19 @@
 """Form parts that every app's admin uses: secrets that can be written and not read."""
 
+from hashlib import sha256
+from pathlib import PurePosixPath
 from typing import Any
 
 from django import forms
+from django.core.exceptions import ValidationError
+from django.core.files.uploadedfile import UploadedFile
 
 from queryexport.encryption import EncryptedTextField, Secret
-from queryexport.models import BlackoutWindow, DatabaseConnection, Query
+from queryexport.errors import ConfigurationError
+from queryexport.formats.template import check_template
+from queryexport.models import BlackoutWindow, DatabaseConnection, Query, WorkbookTemplate
 
+LARGEST_TEMPLATE_BYTES = 10_000_000
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -93,3 +100,52 @@ class QueryForm(forms.ModelForm):
         model = Query
         fields = "__all__"
         widgets = {"sql": forms.Textarea({"class": "vLargeTextField sql", "rows": 16})}
+
+
+class WorkbookTemplateForm(forms.ModelForm):
+    """Takes the workbook as an upload. Without one, the stored workbook stays."""
+
+    upload = forms.FileField(
+        label="Workbook",
+        widget=forms.FileInput({"accept": ".xlsx"}),
+        help_text="An .xlsx file of at most 10 MB that is not encrypted.",
+    )
+
+    class Meta:
+        model = WorkbookTemplate
+        fields = ("name", "start_name", "with_header")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk and "upload" in self.fields:
+            self.fields["upload"].required = False
+            self.fields["upload"].help_text += " Leave it empty to keep the stored one."
+
+    def clean_upload(self) -> UploadedFile | None:
+        upload: UploadedFile | None = self.cleaned_data["upload"]
+        if upload and (upload.size or 0) > LARGEST_TEMPLATE_BYTES:
+            raise ValidationError(
+                f"The workbook has {upload.size:,} bytes, and a template at most "
+                f"{LARGEST_TEMPLATE_BYTES:,}. Make its pictures smaller, or remove what is not "
+                "needed."
+            )
+        return upload
+
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or {}
+        if not self.errors:
+            self._take(data.get("upload"), data["start_name"])
+        return data
+
+    def _take(self, upload: UploadedFile | None, start_name: str) -> None:
+        """Puts the workbook into the instance if rows can be filled in from that cell."""
+        content = upload.read() if upload else bytes(self.instance.content)
+        try:
+            check_template(content, start_name)
+        except ConfigurationError as error:
+            self.add_error("upload" if upload else "start_name", error.message)
+            return
+        if upload:
+            self.instance.content = content
+            self.instance.sha256 = sha256(content).hexdigest()
+            self.instance.file_name = PurePosixPath(upload.name or "template.xlsx").name[-200:]

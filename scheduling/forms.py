@@ -1,36 +1,46 @@
-"""The form of a scheduling item; the rules themselves are the model's."""
+"""The forms of a scheduling item and its further destinations; the rules are the models'."""
 
 from typing import Any
 
 from django import forms
+from django.utils.html import escape
 
 from kafka_sink.models import KafkaConnection
-from queryexport.forms import WeekdaysField
-from scheduling.models import SchedulingItem
+from queryexport.forms import SecretModelForm, WeekdaysField
+from queryexport.models import WorkbookTemplate
+from scheduling.models import Destination, SchedulingItem
+
+WIDE = {"class": "vLargeTextField"}
+OUTPUT_WIDGETS = {
+    **{
+        name: forms.TextInput(WIDE)
+        for name in (
+            "output_filename_template", "output_dir", "output_url", "email_to", "email_cc",
+            "email_bcc", "email_subject",
+        )
+    },
+    "email_body": forms.Textarea({**WIDE, "rows": 4}),
+    "email_body_html": forms.Textarea({**WIDE, "rows": 4}),
+}  # fmt: skip
 
 
-class SchedulingItemForm(forms.ModelForm):
-    days_of_week = WeekdaysField(
-        required=False, help_text="For days and time: the days on which it runs."
-    )
+class OutputForm(SecretModelForm):
+    """The part that says where rows go, of an item or of a further destination."""
+
     kafka_connection = forms.ChoiceField(
         required=False, help_text="The cluster, for example default."
     )
-
-    class Meta:
-        model = SchedulingItem
-        fields = "__all__"
-        widgets = {
-            "cron_expression": forms.TextInput({"placeholder": "0 8 * * 1-5"}),
-            "email_to": forms.TextInput({"class": "vLargeTextField"}),
-            "email_cc": forms.TextInput({"class": "vLargeTextField"}),
-        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         field = self.fields.get("kafka_connection")
         if isinstance(field, forms.ChoiceField):
             field.choices = self._kafka_connections()
+        template = self.fields.get("workbook_template")
+        if isinstance(template, forms.ModelChoiceField):
+            template.queryset = WorkbookTemplate.objects.defer("content")
+        if html := self.fields.get("email_body_html"):
+            html.help_text = escape(html.help_text)  # Its example is HTML, and pages render it.
 
     def _kafka_connections(self) -> list[tuple[str, str]]:
         names = list(KafkaConnection.objects.values_list("name", flat=True))
@@ -44,6 +54,34 @@ class SchedulingItemForm(forms.ModelForm):
         if data.get("sharing_mode") == "kafka" and not names.exists():
             self.add_error("kafka_connection", "Choose a Kafka connection that exists.")
         return data
+
+
+class SchedulingItemForm(OutputForm):
+    days_of_week = WeekdaysField(
+        required=False, help_text="For days and time: the days on which it runs."
+    )
+
+    class Meta:
+        model = SchedulingItem
+        fields = "__all__"
+        widgets = {
+            **OUTPUT_WIDGETS,
+            "cron_expression": forms.TextInput({"placeholder": "0 8 * * 1-5"}),
+        }
+
+
+class DestinationForm(OutputForm):
+    """`item` is the item as it is being entered, which may not be saved yet."""
+
+    class Meta:
+        model = Destination
+        fields = "__all__"
+        widgets = OUTPUT_WIDGETS
+
+    def __init__(self, *args: Any, item: SchedulingItem | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if item is not None:
+            self.instance.item = item
 
 
 class ReplayForm(forms.Form):

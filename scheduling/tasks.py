@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from scheduling import runs
+from scheduling import retention, runs, spools
 from scheduling import sweep as sweeping
 from scheduling.beat import TICK_TASK
 from scheduling.models import SchedulingItem
@@ -28,3 +28,11 @@ def execute(history_id: int) -> None:
 def sweep() -> None:
     """Looks after runs whose worker died and attempts that are due; beat asks for it often."""
     sweeping.sweep(timezone.now())
+
+
+@shared_task(name="scheduling.retention")
+def retain() -> None:
+    """Deletes files that are kept no longer; what it does not come to goes on behind the sweep."""
+    spools.clear(timezone.now())
+    if retention.retain(timezone.now()).unfinished:
+        retain.apply_async()

@@ -6,6 +6,7 @@ from django_celery_beat import models as beat_models
 from scheduling.admin.history import SchedulingHistoryItemAdmin
 from scheduling.admin.items import SchedulingItemAdmin
 from scheduling.admin.queries import QueryOfItemsAdmin
+from scheduling.admin.templates import WorkbookTemplateOfItemsAdmin
 from scheduling.admin.undelivered import UndeliveredMessageAdmin
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "SchedulingHistoryItemAdmin",
     "SchedulingItemAdmin",
     "UndeliveredMessageAdmin",
+    "WorkbookTemplateOfItemsAdmin",
 ]
 
 # With its permission anybody could run any registered task with any arguments.

@@ -1,16 +1,14 @@
 """The admin pages of the history: what became of each run, and sending its rows again."""
 
-from pathlib import Path
 from typing import Any
 
-from django.conf import settings
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import FileResponse, Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html, format_html_join
 from django.utils.text import Truncator
@@ -21,11 +19,12 @@ from queryexport.read_only import ReadOnlyAdmin
 from scheduling import replays
 from scheduling.admin.again import AgainPage
 from scheduling.admin.cancelling import CancelPage
+from scheduling.admin.files import FilesOfRun, place_in_list
 from scheduling.admin.links import run_link, status_badge
 from scheduling.admin.undelivered_section import undelivered_section
 from scheduling.admin.watermarks import WatermarkOfRun
 from scheduling.forms import ReplayForm
-from scheduling.models import SchedulingHistoryItem, SharingMode
+from scheduling.models import SchedulingHistoryItem
 from scheduling.replays import Waiting
 
 LONGEST_ERROR_IN_LIST = 160
@@ -34,7 +33,7 @@ PAGE = "admin:scheduling_schedulinghistoryitem"
 
 
 @admin.register(SchedulingHistoryItem)
-class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnlyAdmin):
+class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, FilesOfRun, ReadOnlyAdmin):
     """Read-only: what happened cannot be edited, added or deleted here."""
 
     change_form_template = f"{TEMPLATES}/change_form.html"
@@ -50,7 +49,7 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
             "Outcome",
             {
                 "fields": (
-                    "status_shown", "waits_for", "error", "output", "row_count", "rows_delivered",
+                    "status_shown", "waits_for", "error", "place", "row_count", "rows_delivered",
                     "rows_skipped", "conversions", "size_bytes",
                 )
             },
@@ -93,7 +92,8 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
         return super().changelist_view(request, {"title": "History", **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingHistoryItem]:
-        return super().get_queryset(request).select_related("item", "user", "cancelled_by")
+        rows = super().get_queryset(request).select_related("item", "user", "cancelled_by")
+        return rows.prefetch_related("destinations")
 
     @admin.display(description="attempt before")
     def attempt_before(self, run: SchedulingHistoryItem) -> str:
@@ -125,17 +125,18 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
             return "—"
         return format_html('<span class="number">{} s</span>', f"{run.duration_sec:,.1f}")
 
-    @admin.display(description="output")
-    def output(self, run: SchedulingHistoryItem) -> str:
-        if output_file(run):
-            url = reverse("admin:scheduling_schedulinghistoryitem_file", args=[run.pk])
-            return format_html('<a href="{}">{}</a>', url, Path(run.place).name)
-        return run.place or "—"
-
     @admin.display(description="result")
     def result(self, run: SchedulingHistoryItem) -> str:
         """Where the rows are, or why they are not there."""
-        return Truncator(run.error).chars(LONGEST_ERROR_IN_LIST) if run.error else self.output(run)
+        if run.error:
+            return Truncator(run.error).chars(LONGEST_ERROR_IN_LIST)
+        rows = run.destinations.all()
+        if len(rows) == 1:
+            return place_in_list(rows[0])
+        places = format_html_join(
+            "", "<div>{}: {}</div>", ((row.name, place_in_list(row)) for row in rows)
+        )
+        return places or run.place or "—"
 
     @admin.display(description="replay of")
     def replayed_run(self, run: SchedulingHistoryItem) -> str:
@@ -148,7 +149,6 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
     def get_urls(self) -> list[URLPattern]:
         wrap, name = self.admin_site.admin_view, "scheduling_schedulinghistoryitem"
         return [
-            path("<int:object_id>/file/", wrap(self.file), name=f"{name}_file"),
             path("<int:object_id>/replay/", wrap(self.replay), name=f"{name}_replay"),
             *super().get_urls(),
         ]
@@ -204,23 +204,3 @@ class SchedulingHistoryItemAdmin(WatermarkOfRun, AgainPage, CancelPage, ReadOnly
             return redirect(f"{PAGE}_change", run.pk)
         self.message_user(request, f"{again.row_count} rows are queued.", messages.SUCCESS)
         return redirect(f"{PAGE}_change", again.pk)
-
-    def file(self, request: HttpRequest, object_id: int) -> FileResponse:
-        """The file that a run wrote, for those who may see the run and its item."""
-        run = get_object_or_404(self.get_queryset(request), pk=object_id)
-        may_see_item = request.user.has_perm("scheduling.view_schedulingitem")
-        if not (self.has_view_permission(request, run) and may_see_item):
-            raise PermissionDenied
-        if not (place := output_file(run)):
-            raise Http404("The file is gone, or a later run has replaced it.")
-        return FileResponse(place.open("rb"), as_attachment=True, filename=place.name)
-
-
-def output_file(run: SchedulingHistoryItem) -> Path | None:
-    """The run's file, if it still stands under the export root as the run left it."""
-    if run.export_mode != SharingMode.FILESYSTEM or not run.place:
-        return None
-    place = Path(run.place).resolve()
-    inside = place.is_relative_to(Path(settings.EXPORT_ROOT).resolve())
-    same = inside and place.is_file() and place.stat().st_size == run.size_bytes
-    return place if same else None

@@ -16,6 +16,8 @@ from django.views.decorators.http import require_POST
 from queryexport.errors import ConfigurationError
 from scheduling import runs
 from scheduling.admin.backfill import BackfillPage
+from scheduling.admin.destinations import OUTPUT_FIELDSETS, DestinationInline
+from scheduling.admin.file_names import FileNamesPage
 from scheduling.admin.links import status_badge
 from scheduling.admin.next_runs import NextRunsPage
 from scheduling.admin.watermark_forms import WatermarkedItemForm
@@ -24,7 +26,9 @@ from scheduling.models import SchedulingHistoryItem, SchedulingItem
 
 
 @admin.register(SchedulingItem)
-class SchedulingItemAdmin(WatermarkPage, BackfillPage, NextRunsPage, admin.ModelAdmin):
+class SchedulingItemAdmin(
+    WatermarkPage, BackfillPage, NextRunsPage, FileNamesPage, admin.ModelAdmin
+):
     form = WatermarkedItemForm
     change_form_template = "admin/scheduling/schedulingitem/change_form.html"
     list_display = (
@@ -34,7 +38,10 @@ class SchedulingItemAdmin(WatermarkPage, BackfillPage, NextRunsPage, admin.Model
     list_select_related = ("query", "connection")
     search_fields = ("name", "description", "query__name", "kafka_topic", "email_to")
     autocomplete_fields = ("query", "connection")
-    readonly_fields = ("next_run", "next_runs", "watermark_shown")
+    readonly_fields = (
+        "next_run", "next_runs", "watermark_shown", "file_example", "mail_example",
+    )  # fmt: skip
+    inlines = (DestinationInline,)
     actions = ("run_selected",)
     fieldsets = (
         (None, {"fields": ("name", "query", "connection", "parameters", "description")}),
@@ -59,27 +66,7 @@ class SchedulingItemAdmin(WatermarkPage, BackfillPage, NextRunsPage, admin.Model
             },
         ),
         ("Where to", {"fields": ("sharing_mode",)}),
-        (
-            "File or attachment",
-            {
-                "fields": (
-                    "output_filename_template", "output_date_format", "output_offset_days",
-                    "output_compress_gz", "output_dir",
-                )
-            },
-        ),
-        ("E-mail", {"fields": ("email_to", "email_cc", "email_subject", "email_body")}),
-        (
-            "Kafka",
-            {
-                "fields": (
-                    "kafka_connection", "kafka_topic", "kafka_key_field", "kafka_null_key",
-                    "kafka_timestamp_field", "kafka_headers", "kafka_decimals_as_numbers",
-                    "kafka_include_metadata", "kafka_batch_size", "kafka_guarantee",
-                    "kafka_least_percent", "kafka_allow_duplicates", "kafka_dead_letter_topic",
-                )
-            },
-        ),
+        *OUTPUT_FIELDSETS,
     )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SchedulingItem]:

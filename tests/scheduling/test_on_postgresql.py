@@ -12,7 +12,13 @@ from tests.services.postgresql import PostgreSQL
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-FILES = ("test_bulk.py", "test_slots.py", "test_sweep.py")
+FILES = (
+    "test_bulk.py",
+    "test_retention.py",
+    "test_several_destinations.py",
+    "test_slots.py",
+    "test_sweep.py",
+)
 
 
 def test_slots_sweeps_and_their_statements(postgresql: PostgreSQL) -> None:
