@@ -87,7 +87,7 @@ def missing(run: SchedulingHistoryItem) -> list[str]:
     if run.item is None or run.trigger == Trigger.REPLAY:
         return []
     found = plan(run.item, [run, *earlier_attempts(run)], by_hand=True)
-    return [target.output.label for target in found.targets] if found.delivered else []
+    return [target.output.label for target in found.targets] if found.got else []
 
 
 def lock(item_pk: int) -> None:

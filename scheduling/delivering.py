@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils.timezone import now
 
 from queryexport.errors import (
@@ -54,15 +55,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """To whom a run delivers; `settled` are the destinations of earlier attempts that are not tried
-    again although they did not get all. Something was `delivered` by those. `done` are those that
-    got all, unless one that did not was removed or disabled since.
+    """To whom a run delivers; `settled` is what earlier attempts made of the other destinations,
+    and stays so. By those attempts, somebody has `got` something.
     """
 
     targets: Sequence[Target]
     settled: Sequence[Outcome] = ()
-    delivered: bool = False
-    done: Sequence[Outcome] = ()
+    got: bool = False
 
 
 class Deliveries:
@@ -92,25 +91,27 @@ class Deliveries:
     @property
     def several(self) -> bool:
         """Whether what is delivered to one of them says nothing of the run as a whole."""
-        return len(self._plan.targets) > 1 or bool(self._run.spool)
+        return len(self._plan.targets) + len(self._plan.settled) > 1
 
     @property
     def all_outcomes(self) -> Sequence[Outcome]:
-        """Those that the run is judged by. With nothing left to do, they are the ones of the
-        attempt before, whose process died after the last of them and before its own end.
-        """
-        before = self._plan.done if not self._plan.targets else ()
-        return [*before, *self.outcomes, *self._plan.settled]
+        """Those of all destinations, which the run is judged by."""
+        return [*self._plan.settled, *self.outcomes]
 
     @property
     def rows_delivered(self) -> int:
         """Rows that every destination has got."""
-        if not self._plan.targets and not self._plan.settled:
-            return self._progress.rows_read
-        if not self.several:
+        if self._plan.targets and not self.several:
             return self.outcomes[0].rows if self.outcomes else self._progress.rows_delivered
         unreached = len(self.outcomes) < len(self._plan.targets)
-        return 0 if unreached else min((each.rows for each in self.all_outcomes), default=0)
+        return 0 if unreached else min(each.rows for each in self.all_outcomes)
+
+    @property
+    def kafka_broke_off(self) -> bool:
+        """Whether rows for Kafka were not read by its sink."""
+        kafka = next((each for each in self._plan.targets if each.output.topic()), None)
+        outcome = next((each for each in self.outcomes if each.is_kafka), None)
+        return kafka is not None and (outcome is None or outcome.broke_off)
 
     def deliver(self, query: Query) -> None:
         """Delivers the rows of the query, or of the spool that the attempt before left.
@@ -119,7 +120,9 @@ class Deliveries:
         run as a whole.
         """
         if not self._plan.targets:
-            self._progress.rows_read = max((each.rows for each in self.all_outcomes), default=0)
+            # The process of the attempt before died after the last of them and before its own end,
+            # or what was left was removed since.
+            self._progress.rows_read = max(each.rows for each in self._plan.settled)
             return
         if self.several:
             self._deliver_from_spool(query)
@@ -186,7 +189,11 @@ class Deliveries:
             receipt = target.completed(self._sink(target).deliver(result, part))
             self._check(receipt)
             outcome = of_receipt(target.output, receipt)
-        except (RunStopped, RunSuperseded):
+        except RunStopped as stopped:
+            if target.output.topic():  # Of which a part has arrived.
+                self._add(target, of_error(target.output, stopped, rows=part.rows_delivered))
+            raise
+        except RunSuperseded:
             raise
         except ExportError as error:
             # What was told to stop may fail in any way on its way to the end.
@@ -228,34 +235,30 @@ def plan(
     """
     latest: dict[int | None, RunDestination] = {}
     known: dict[int | None, dict[str, str]] = {}
-    ends: dict[tuple[bool, str], str] = {}
-    for row in RunDestination.objects.filter(run__in=before).order_by("pk"):
-        ends[row.is_own, row.name] = row.status
-        if not row.is_own and row.destination_id is None:
-            continue  # It was removed since.
+    rows = RunDestination.objects.filter(run__in=before).order_by("pk")
+    # The others are of destinations that were removed since.
+    for row in rows.filter(Q(is_own=True) | Q(destination__isnull=False)):
         key = None if row.is_own else row.destination_id
         latest[key] = row
         known.setdefault(key, {}).update(row.recipients)
     targets: list[Target] = []
     settled: list[Outcome] = []
-    done: list[Outcome] = []
-    delivered = False
+    got = False
     for output in item.outputs:
         key = _key(output)
         last = latest.get(key)
         if last is None:
             targets.append(Target(output))
         elif last.status in GOOD:
-            delivered = True
-            done.append(of_stored(last))
+            got = True
+            settled.append(of_stored(last))
         elif last.may_pass or by_hand:
             only = _only(known[key], by_hand=by_hand)
-            delivered |= only is not None
+            got |= only is not None
             targets.append(Target(output, only, known[key] if only else {}))
         else:
             settled.append(of_stored(last))
-            del ends[last.is_own, last.name]
-    return Plan(targets, settled, delivered, done if {*ends.values()} <= {*GOOD} else ())
+    return Plan(targets, settled, got)
 
 
 def _only(known: Mapping[str, str], *, by_hand: bool) -> frozenset[str] | None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from django.db import transaction
@@ -9,7 +10,7 @@ from django.utils.timezone import now
 
 from kafka_sink.messages import export_id
 from queryexport.errors import ConfigurationError, RunSuperseded
-from queryexport.rows import Receipt
+from queryexport.rows import Receipt, Result
 from queryexport.sinks import Sink
 from queryexport.source import open_query
 from queryexport.stopping import Stop
@@ -80,7 +81,8 @@ class Execution:
         An error that `may_pass` by itself is followed by another attempt, if the item has one left.
         """
         # All rows of a run that sends again are kept, read or not; and files are whole or nothing.
-        loses_rows = bool(self._run.kafka_topic) and not self._replay
+        to_kafka = bool(self._run.kafka_topic) and not self._replay
+        loses_rows = to_kafka and (not self._deliveries or self._deliveries.kafka_broke_off)
         self._end(status, error, receipt=receipt, broke_off=loses_rows, may_pass=may_pass)
 
     def abandon(self) -> None:
@@ -105,9 +107,17 @@ class Execution:
         if self._range:
             run.record(parameters=parameters | self._range.texts, **self._range.texts)
             parameters |= self._range.bound
+        as_run = {"sql": run.sql, "parameters": run.parameters}
+        if run.spool and run.retry_of:  # The rows are those of its query.
+            run.record(sql=run.retry_of.sql, parameters=run.retry_of.parameters)
         settings, sql = item.connection.settings(), item.query.sql
+
+        def query() -> AbstractContextManager[Result]:
+            run.record(**as_run)
+            return open_query(settings, sql, parameters, stop=self.stop)
+
         self._deliveries = self._deliveries_to(self._plan(item))
-        self._deliveries.deliver(lambda: open_query(settings, sql, parameters, stop=self.stop))
+        self._deliveries.deliver(query)
 
     def _plan(self, item: SchedulingItem) -> Plan:
         by_hand = self._run.trigger == SchedulingHistoryItem.Trigger.RERUN

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from queryexport.errors import ExportError
+from queryexport.errors import ExportError, WorkerStopping
 from queryexport.rows import Receipt
 from scheduling.models import Output, RunDestination, SchedulingHistoryItem
 
@@ -53,7 +53,7 @@ def of_error(output: Output, error: ExportError, *, rows: int) -> Outcome:
         Status.FAIL,
         receipt.rows if receipt else rows,
         error.message,
-        may_pass=error.retryable,
+        may_pass=error.retryable or isinstance(error, WorkerStopping),
         receipt=receipt,
         is_kafka=bool(output.topic()),
         broke_off=True,
@@ -96,8 +96,6 @@ def may_pass(receipt: Receipt) -> bool:
 
 def together(outcomes: Sequence[Outcome]) -> tuple[SchedulingHistoryItem.Status, str]:
     """The status of a run with these outcomes; each that is not good is named in its error."""
-    if not outcomes:
-        return Status.SKIPPED, "The destinations that were left were removed or disabled since."
     if len(outcomes) == 1:
         return outcomes[0].status, outcomes[0].error
     statuses = {outcome.status for outcome in outcomes}

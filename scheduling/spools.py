@@ -1,5 +1,6 @@
 """Where the rows of runs with several destinations wait until all of them have got theirs."""
 
+import re
 from datetime import datetime, timedelta
 from math import inf
 from pathlib import Path
@@ -12,6 +13,7 @@ from scheduling.models import SchedulingHistoryItem
 
 # A file that is this young may be of a run whose row does not name it yet.
 YOUNG = timedelta(hours=1)
+PART = re.compile(r"\.run-(\d+)-")
 
 
 def new_name(run: SchedulingHistoryItem) -> str:
@@ -40,10 +42,17 @@ def clear(now: datetime) -> int:
     young = (now - YOUNG).timestamp()
     files = [path for path in root().iterdir() if _modified(path) < young]
     needed = _needed([path.name for path in files])
-    found = [path for path in files if path.name not in needed]
+    found = [path for path in files if path.name not in needed and not _is_written(path)]
     for path in found:
         path.unlink(missing_ok=True)
     return len(found)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a run that still goes on is writing it: its query may give nothing for long."""
+    run = PART.match(path.name)
+    running = SchedulingHistoryItem.objects.filter(status=SchedulingHistoryItem.Status.RUNNING)
+    return run is not None and running.filter(pk=run[1]).exists()
 
 
 def _modified(path: Path) -> float:

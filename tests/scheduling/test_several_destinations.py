@@ -169,6 +169,17 @@ def test_only_the_one_that_failed_is_tried_again_from_the_same_rows(
     assert list(spool_root.iterdir()) == []
 
 
+def test_the_history_has_the_statement_that_the_rows_come_from(
+    item: SchedulingItem, blocked: dict[str, str]
+) -> None:
+    add_mail(item)
+    first = run_slot(item)
+    item.query.sql = "SELECT 1 AS other"
+    item.query.save()
+    blocked.clear()
+    assert next_attempt(first).sql == SQL
+
+
 def test_the_rows_stay_spooled_only_while_an_attempt_is_left(
     item: SchedulingItem, blocked: dict[str, str], spool_root: Path
 ) -> None:
@@ -178,7 +189,7 @@ def test_the_rows_stay_spooled_only_while_an_attempt_is_left(
     first = run_slot(item)
     assert [path.name for path in spool_root.iterdir()] == [first.spool]
     second = next_attempt(first)
-    assert second.status == "fail"
+    assert (second.status, second.rows_delivered) == ("partial", 0)
     assert not second.next_attempts.exists()
     assert list(spool_root.iterdir()) == []
 
@@ -239,15 +250,16 @@ def test_disabled_destinations_get_nothing(item: SchedulingItem, export_root: Pa
     assert [path.name for path in export_root.iterdir()] == ["own.xlsx"]
 
 
-def test_an_attempt_whose_destination_is_gone_is_skipped(
+def test_without_the_destination_that_failed_all_others_have_their_rows(
     item: SchedulingItem, blocked: dict[str, str], spool_root: Path
 ) -> None:
     destination = add_mail(item)
     first = run_slot(item)
     destination.delete()
     second = next_attempt(first)
-    assert (second.status, second.row_count) == ("skipped", 0)
-    assert "removed or disabled" in second.error
+    assert (second.status, second.error) == ("success", "")
+    assert (second.row_count, second.rows_delivered) == (5, 5)
+    assert not second.destinations.exists()
     assert list(spool_root.iterdir()) == []
 
 
@@ -529,6 +541,19 @@ class TestClear:
     def test_what_is_young_stays(self, old_file: Path) -> None:
         assert spools.clear(timezone.now()) == 0
         assert old_file.exists()
+
+    def test_what_a_running_run_is_writing_stays(
+        self, item: SchedulingItem, spool_root: Path
+    ) -> None:
+        run = runs.queue(item, SLOT, trigger=runs.Trigger.SCHEDULE)
+        assert run and run.claim("a worker")
+        spool_root.mkdir()
+        part = spool_root / f".{spools.new_name(run)}.part"
+        part.write_bytes(b"x")
+        later = timezone.now() + timedelta(hours=2)
+        assert spools.clear(later) == 0
+        run.finish(runs.Status.FAIL, error="It broke.")
+        assert spools.clear(later) == 1
 
     def test_what_an_unfinished_run_needs_stays(self, item: SchedulingItem, old_file: Path) -> None:
         run = runs.queue(item, SLOT, trigger=runs.Trigger.SCHEDULE)
