@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 import smbclient
+from django.core.management import CommandError, call_command
 
 from queryexport.contents import Contents
 from queryexport.errors import (
@@ -821,3 +822,21 @@ def test_a_silent_server_fails_in_time(destination: Destination, link: Link) -> 
     steps = probe(link.url, limit_sec=1)
     assert not steps[-1].ok
     assert time.monotonic() - started < 10
+
+
+def test_the_command_prints_each_step(
+    destination: Destination, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call_command("test_store", destination.url)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:14] for line in lines] == [
+        "ok     resolve", "ok     connect", "ok     log in:", "ok     write: ",
+    ]  # fmt: skip
+
+
+def test_the_command_fails_with_the_step(
+    destination: Destination, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(CommandError, match="“connect” failed"):
+        call_command("test_store", destination.url_by(free_port()))
+    assert "FAILED connect: " in capsys.readouterr().out
