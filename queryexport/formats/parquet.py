@@ -263,6 +263,6 @@ def _pyarrow(module: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ConfigurationError(
-            f"Parquet files need pyarrow, which cannot be imported here ({error}). Install it with "
-            "`pip install 'query-export[parquet]'` on every worker, or choose another format."
+            f"Parquet files need pyarrow, which cannot be imported here ({error}). Install it on "
+            "every worker (pip install -r requirements-extras.txt), or choose another format."
         ) from error

@@ -122,7 +122,7 @@ def driver(module: str, *, extra: str) -> Any:
     except ImportError as error:
         raise ConfigurationError(
             f"Files can't go to {extra} here, because {module.partition('.')[0]} is not installed. "
-            f"Install it for the workers: pip install 'query-export[{extra}]'."
+            "Install it on every worker: pip install -r requirements-extras.txt."
         ) from error
     _quieten(module)
     return found
