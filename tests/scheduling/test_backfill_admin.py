@@ -309,7 +309,7 @@ class TestThePageOfARun:
         page = words(admin_client.get(self.url(finished(item))))
         assert "Slot: 2026-11-20 08:00 +01:00 in Europe/Rome." in page
         assert '<pre class="sql">{"day": "2026-11-19"}</pre>' in page
-        assert "The file out/CDG-TEST-001--Rows_2026-11-20.xlsx is written; one of that" in page
+        assert "The file out/CDG-TEST-001--Rows_2026-11-20.xlsx is written. One of that" in page
         assert "The same as in this run." in page
         assert "The item's present ones" not in page
         assert SchedulingHistoryItem.objects.count() == 1

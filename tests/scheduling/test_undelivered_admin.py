@@ -127,11 +127,11 @@ class TestThePageOfARun:
     ) -> None:
         url = reverse(f"{HISTORY}_change", args=[run.pk])
         admin_client.get(url)
-        with django_assert_num_queries(12):
+        with django_assert_num_queries(14):
             admin_client.get(url)
         for message in run.undelivered.filter(unknown=False):
             replays.replay(run, user=None, messages=[message.pk])
-        with django_assert_num_queries(12):
+        with django_assert_num_queries(14):
             admin_client.get(url)
 
 
