@@ -6,8 +6,8 @@ RUNTIME := $(VENV)/.runtime
 DEVELOPMENT := $(VENV)/.development
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format types layers migrations bench-kafka bench-sweep services \
-	requirements clean
+.PHONY: help demo test check lint format types layers migrations bench-kafka bench-sweep bench-xlsx \
+	services requirements clean
 
 help: ## List the commands
 	@grep -E '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,7 +43,10 @@ bench-kafka: $(DEVELOPMENT) .env ## Rows to Kafka: C tools, a plain loop, and th
 bench-sweep: $(DEVELOPMENT) .env ## One sweep over 100 to 10,000 items that are all due
 	$(BIN)/python -m benchmarks.sweep
 
-services: ## Install PostgreSQL, MariaDB, Redis, RabbitMQ and Kafka for the tests (Debian, root)
+bench-xlsx: $(DEVELOPMENT) .env ## Rows to an Excel file: openpyxl, XlsxWriter, pandas, and this product
+	$(BIN)/python -m benchmarks.xlsx $(if $(ROWS),--rows $(ROWS)) $(if $(TABLE),--table $(TABLE))
+
+services: ## Install the databases, brokers and programs that the tests use (Debian, root)
 	bash tests/services/install.sh
 
 requirements: $(DEVELOPMENT) ## Compile the exact pins from pyproject.toml

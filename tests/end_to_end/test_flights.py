@@ -61,6 +61,7 @@ def exported(
             DATABASE_URL=f"{flights_postgresql.url.rpartition('/')[0]}/query_export_flights",
             CELERY_BROKER_URL=redis_server.url,
             EMAIL_URL=f"smtp://{smtp.host}:{smtp.port}",
+            EMAIL_MOST_BYTES="0",
             FLIGHTS_PASSWORD=flights_postgresql.password,
         )
         installation.load(_rows(flights_postgresql, kafka, _soon()))
