@@ -1,5 +1,6 @@
 """What every sink promises, whatever it delivers to: one contract, each sink in turn."""
 
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from django.core import mail
+from openpyxl import Workbook
+from openpyxl.workbook.defined_name import DefinedName
 
 from kafka_sink.broker import EmbeddedBroker
 from kafka_sink.config import KafkaSettings
@@ -21,6 +24,7 @@ from queryexport.filenames import Tokens
 from queryexport.formats.csv import Csv
 from queryexport.formats.jsonl import JsonLines
 from queryexport.formats.parquet import Parquet
+from queryexport.formats.template import TemplateWorkbook
 from queryexport.formats.xlsx import Xlsx
 from queryexport.rows import Column, Result
 from queryexport.sinks import Sink
@@ -58,17 +62,7 @@ class StopsAtDelivered(RecordedProgress):
 
 
 SERVICES = [pytest.param(name, marks=pytest.mark.services) for name in ("sftp", "s3", "smb")]
-
-
-# stream-zip relies on a default of pycryptodome that is to go.
-FILES = [
-    "csv",
-    "json lines",
-    "parquet",
-    pytest.param(
-        "encrypted zip", marks=pytest.mark.filterwarnings("ignore:PBKDF2:DeprecationWarning")
-    ),
-]
+FILES = ["template workbook", "csv", "json lines", "parquet", "encrypted zip"]
 
 
 @pytest.fixture(params=["file", "compressed file", *FILES, "e-mail", "kafka", *SERVICES])
@@ -78,6 +72,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
             return file_place(tmp_path / "exports" / "rows.xlsx", compress=False)
         case "compressed file":
             return file_place(tmp_path / "exports" / "rows.xlsx.gz", compress=True)
+        case "template workbook":
+            contents = Contents(TemplateWorkbook(template(), "data", ROME))
+            return contents_place(tmp_path / "exports" / "rows.xlsx", contents)
         case "csv":
             return contents_place(tmp_path / "exports" / "rows.csv", Contents(Csv(ROME)))
         case "json lines":
@@ -107,6 +104,13 @@ def broker() -> Iterator[EmbeddedBroker]:
 
 def file_place(path: Path, *, compress: bool) -> Place:
     return contents_place(path, Contents(Xlsx(ROME), Gzip() if compress else None))
+
+
+def template() -> bytes:
+    workbook, file = Workbook(), io.BytesIO()
+    workbook.defined_names["data"] = DefinedName("data", attr_text="Sheet!$A$1")
+    workbook.save(file)
+    return file.getvalue()
 
 
 def contents_place(path: Path, contents: Contents) -> Place:

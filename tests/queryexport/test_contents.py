@@ -25,9 +25,6 @@ from queryexport.formats.xlsx import Xlsx
 from tests.fakes import result_of
 from tests.queryexport.test_formats_csv import ROME
 
-# The format wants SHA-1 for its key, and stream-zip relies on it as a default that is to go.
-pytestmark = pytest.mark.filterwarnings("ignore:PBKDF2 without:DeprecationWarning")
-
 PASSWORD = "correct horse, battery\\staple \"'$&<>~"
 ROWS = [[number, f"row {number}"] for number in range(500)]
 
