@@ -383,7 +383,6 @@ def test_a_full_disk_anywhere_in_a_workbook_and_its_spool_leaves_the_old_one(
     assert list(cells) == [tuple(row) for row in rows("new")]
 
 
-# Of what encrypts the archive.
 @pytest.mark.parametrize("pages", [0, 1, 5])
 def test_a_full_folder_for_temporary_files_leaves_the_old_file(
     make_disk: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: int
