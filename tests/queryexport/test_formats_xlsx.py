@@ -314,6 +314,7 @@ def test_the_header_is_bold_and_frozen_and_has_a_filter_over_all_rows() -> None:
     assert [cell.font.bold for cell in sheet[1]] == [True, True]
     assert not sheet["A2"].font.bold
     assert sheet.freeze_panes == "A2"
+    assert sheet.sheet_view.pane.state == "frozen"
     assert sheet.auto_filter.ref == "A1:B3"
 
 
