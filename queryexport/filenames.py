@@ -250,10 +250,12 @@ def folder_inside(root: Path, folder: str) -> Path:
         raise _outside(folder)
     try:
         path = (root / relative).resolve()
+        # Links that go round in a circle are a RuntimeError before Python 3.13, and left since then.
+        in_circle = any(map(Path.is_symlink, (path, *path.parents)))
         inside = path.is_relative_to(root.resolve())
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that go round in a circle.
+    except (OSError, RuntimeError) as error:
         raise _outside(folder) from error
-    if not inside:
+    if in_circle or not inside:
         raise _outside(folder)
     return path
 

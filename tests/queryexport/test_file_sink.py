@@ -448,9 +448,9 @@ def test_a_part_that_is_taken_for_litter_before_it_is_locked_is_made_again(folde
     cleared = []
 
     def at(_: int, step: str) -> None:
-        names = [path.name for path in folder.iterdir()]
-        if step == "flock" and names and not cleared:
-            cleared.append(names)
+        if step == "flock" and not cleared:
+            names = [path.name for path in folder.iterdir()]
+            cleared.extend([names] if names else [])
             for name in names:
                 (folder / name).unlink()
 

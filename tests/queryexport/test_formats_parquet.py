@@ -245,7 +245,7 @@ def test_an_installation_without_pyarrow_is_told_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # As Python has it: cannot be imported.
     result = result_of(["n"], (pytest.fail("a row was read") for _ in range(1)))
-    with pytest.raises(ConfigurationError, match=r"pip install 'query-export\[parquet\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install -r requirements-extras\.txt"):
         Parquet(ROME).write(result, io.BytesIO())
 
 
