@@ -250,7 +250,7 @@ def folder_inside(root: Path, folder: str) -> Path:
         raise _outside(folder)
     try:
         path = (root / relative).resolve()
-        # Links that go round in a circle are a RuntimeError before Python 3.13, and left since then.
+        # Links that go round in a circle: a RuntimeError before Python 3.13, and left since then.
         in_circle = any(map(Path.is_symlink, (path, *path.parents)))
         inside = path.is_relative_to(root.resolve())
     except (OSError, RuntimeError) as error:

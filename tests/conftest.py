@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 from django.db import connection
+from hypothesis import settings as hypothesis_settings
 from pytest_django import Settings
+
+# No example is a fault because the machine was busy.
+hypothesis_settings.register_profile("query-export", deadline=None)
+hypothesis_settings.load_profile("query-export")
 
 pytest_plugins = ["tests.services.plugin"]
 
