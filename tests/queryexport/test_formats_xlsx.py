@@ -365,6 +365,12 @@ def test_rows_of_long_text_are_written_in_pieces_that_lose_nothing() -> None:
     assert book.rows_read_only() == [["n", "text"], *rows]
 
 
+def test_a_row_that_is_larger_than_a_piece_is_followed_by_others() -> None:
+    rows = [["x" * 30_000] * 150, ["y"] * 150, ["z"] * 150]
+    names = [f"c{number}" for number in range(150)]
+    assert book_of(names, rows, batch_rows=1).rows_read_only() == [names, *rows]
+
+
 def test_a_row_without_columns_that_match_is_a_bug_and_not_a_file() -> None:
     with pytest.raises(ValueError, match="zip"):
         Xlsx(ROME).write(result_of(["a", "b"], [[1, 2], [3]], batch_rows=1), io.BytesIO())
