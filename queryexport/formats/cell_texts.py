@@ -17,7 +17,8 @@ NOT_NUMBERS = frozenset({"NaN", "Infinity", "-Infinity"})
 # What XML 1.0 cannot hold, and what Excel reads as its own escape of a character.
 UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 UNWRITABLE_BUT_NUL = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-ESCAPE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")
+ESCAPE, ESCAPED = re.compile("_(?=x[0-9A-Fa-f]{4}_)"), "_x005F_"
+CARRIAGE_RETURN = "_x000D_"  # Which XML would turn into a line feed.
 SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT = "\ufffd"
 
@@ -60,9 +61,13 @@ class CellTexts:
 
     def escaped(self, text: str) -> str:
         """The text as a workbook must hold it."""
+        return _escaped(self.fitted(text))
+
+    def fitted(self, text: str) -> str:
+        """The text without what Excel cannot hold of it."""
         text, replaced = UNWRITABLE.subn(REPLACEMENT, text)
         self.conversions[REPLACED] += bool(replaced)
-        return _escaped(self._fitting(text) if 2 * len(text) > LONGEST_TEXT else text)
+        return self._fitting(text) if 2 * len(text) > LONGEST_TEXT else text
 
     def _fitting(self, text: str) -> str:
         units = text.encode("utf-16-le")
@@ -95,13 +100,12 @@ def number_text(value: float | Decimal) -> str:
 
 
 def _escaped(text: str) -> str:
-    # XML would turn a carriage return into a line feed.
     return (
-        (ESCAPE.sub("_x005F_", text) if "_x" in text else text)
+        (ESCAPE.sub(ESCAPED, text) if "_x" in text else text)
         .replace("&", "&amp;")
         .replace("<", "&lt;")
         .replace(">", "&gt;")
-        .replace("\r", "_x000D_")
+        .replace("\r", CARRIAGE_RETURN)
     )
 
 

@@ -1,31 +1,23 @@
 """What the cells of a filled template hold of values, one cell at a time."""
 
-import re
 from collections import Counter
 from datetime import date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 
+from queryexport.formats.cell_texts import CARRIAGE_RETURN, ESCAPE, ESCAPED, CellTexts
+from queryexport.formats.cells import (
+    EXACT_DIGITS,
+    LARGEST_NUMBER,
+    MICROSECONDS,
+    MOST_EXACT,
+    NOT_FINITE,
+)
 from queryexport.formats.serials import DAY_ZERO, serial
 from queryexport.formats.texts import Texts
 from queryexport.values import is_finite
 
-# Excel's own limits: support.microsoft.com, "Excel specifications and limits".
-LONGEST_TEXT = 32_767  # UTF-16 units.
-EXACT_DIGITS = 15
-MOST_EXACT = 10**EXACT_DIGITS
-LARGEST_NUMBER = 9.99e307
 FIRST_SAFE_DATE = date(1900, 3, 1)  # Excel believes in a 29 February 1900.
-
-# What XML 1.0 cannot hold, and what Excel reads as its own escape of such a character.
-UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-ESCAPE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")
-CARRIAGE_RETURN = "_x000D_"  # Which XML would turn into a line feed.
-
-REPLACED = "texts with characters that Excel cannot hold to texts with � in their place"
-CUT = "texts over 32,767 characters to their beginning"
-NOT_FINITE = "NaN or infinity to an empty cell"
-MICROSECONDS = "times with microseconds to milliseconds"
 TO_TEXT = "numbers over 15 digits and times that Excel cannot count to text"
 
 
@@ -40,9 +32,14 @@ class CellValues:
     """
 
     def __init__(self, zone: tzinfo) -> None:
-        self.conversions: Counter[str] = Counter()
         self._zone = zone
         self._texts = Texts(zone)
+        self._fitted = CellTexts(zone)
+        self._own: Counter[str] = Counter()
+
+    @property
+    def conversions(self) -> dict[str, int]:
+        return dict(self._own + self._fitted.conversions)
 
     def cell(self, value: Any) -> Any:
         """The value of a cell; raises `TypeError` when there is none."""
@@ -65,32 +62,17 @@ class CellValues:
 
     def text(self, value: str) -> str:
         """The text as openpyxl has to be given it."""
-        if UNWRITABLE.search(value):
-            self.conversions[REPLACED] += 1
-            value = UNWRITABLE.sub("\ufffd", value)
-        if 2 * len(value) > LONGEST_TEXT:
-            value = self._fitting(value)
-        return ESCAPE.sub("_x005F_", value).replace("\r", CARRIAGE_RETURN)
-
-    def _fitting(self, value: str) -> str:
-        units = value.encode("utf-16-le")
-        length = len(units) // 2
-        if length <= LONGEST_TEXT:
-            return value
-        self.conversions[CUT] += 1
-        mark = f"… [cut, {length:,} characters]"
-        # Of a character of two units, a half may be left at the end.
-        return units[: 2 * (LONGEST_TEXT - len(mark))].decode("utf-16-le", errors="ignore") + mark
+        return ESCAPE.sub(ESCAPED, self._fitted.fitted(value)).replace("\r", CARRIAGE_RETURN)
 
     def _as_text(self, value: Any) -> str:
-        self.conversions[TO_TEXT] += 1
+        self._own[TO_TEXT] += 1
         return self.text(self._texts.text(value))
 
     def _number(self, value: int | float | Decimal) -> Any:
         if isinstance(value, int):
             return value if -MOST_EXACT < value < MOST_EXACT else self._as_text(value)
         if not is_finite(value):
-            self.conversions[NOT_FINITE] += 1
+            self._own[NOT_FINITE] += 1
             return None
         return value if _is_exact(value) else self._as_text(value)
 
@@ -104,7 +86,7 @@ class CellValues:
     def _rounded(self, value: Any) -> Any:
         microseconds = value.microseconds if isinstance(value, timedelta) else value.microsecond
         if microseconds % 1000:
-            self.conversions[MICROSECONDS] += 1
+            self._own[MICROSECONDS] += 1
         return value
 
 

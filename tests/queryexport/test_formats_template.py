@@ -30,14 +30,10 @@ from openpyxl.worksheet.table import Table
 
 from queryexport.errors import ConfigurationError, DeliveryError, QueryError
 from queryexport.formats import Written, template
+from queryexport.formats.cell_texts import CUT, REPLACED
+from queryexport.formats.cells import MICROSECONDS, NOT_FINITE
 from queryexport.formats.template import TemplateWorkbook, check_template
-from queryexport.formats.template_values import (
-    CUT,
-    MICROSECONDS,
-    NOT_FINITE,
-    REPLACED,
-    TO_TEXT,
-)
+from queryexport.formats.template_values import TO_TEXT
 from queryexport.rows import Column, Result
 from tests.fakes import result_of
 
