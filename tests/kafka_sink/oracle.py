@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import orjson
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from queryexport.rows import Column, Receipt, Row
 
@@ -18,6 +18,7 @@ READ_LIMIT_SEC = 15
 SETTLED_SEC = 0.5
 READ_MESSAGES = 10_000
 ISOLATIONS = ("read_committed", "read_uncommitted")
+COMING_BACK = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class NumberedRows:
@@ -125,7 +126,19 @@ def _ends(client: Mapping[str, Any], topic: str, isolation: str) -> list[int]:
     """The end of each partition; for `read_committed` it is before the first open transaction."""
     with closing(_reader(client, isolation)) as consumer:
         places = [TopicPartition(topic, number) for number in _partitions(consumer, topic)]
-        return [consumer.get_watermark_offsets(place, READ_LIMIT_SEC)[1] for place in places]
+        return [_end(consumer, place) for place in places]
+
+
+def _end(consumer: Consumer, place: TopicPartition) -> int:
+    """Asked again for as long as a broker that has just come back does not lead the partition."""
+    deadline = monotonic() + READ_LIMIT_SEC
+    while True:
+        try:
+            return consumer.get_watermark_offsets(place, READ_LIMIT_SEC)[1]
+        except KafkaException as error:
+            if error.args[0].code() not in COMING_BACK or monotonic() > deadline:
+                raise
+            sleep(SETTLED_SEC)
 
 
 def _reader(client: Mapping[str, Any], isolation: str) -> Consumer:
