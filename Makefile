@@ -51,10 +51,10 @@ services: ## Install the databases, brokers and programs that the tests use (Deb
 
 requirements: $(DEVELOPMENT) ## Compile the exact pins from pyproject.toml
 	$(BIN)/pip-compile $(PINS) --output-file requirements.txt pyproject.toml
-	$(BIN)/pip-compile $(PINS) --extra parquet --extra s3 --extra sftp --extra smb \
-		--output-file requirements-extras.txt pyproject.toml
-	$(BIN)/pip-compile $(PINS) --extra dev --output-file requirements-dev.txt pyproject.toml
+	$(BIN)/pip-compile $(PINS) $(EXTRAS) --output-file requirements-extras.txt pyproject.toml
+	$(BIN)/pip-compile $(PINS) $(EXTRAS) --extra dev --output-file requirements-dev.txt pyproject.toml
 
+EXTRAS := --extra parquet --extra s3 --extra sftp --extra smb
 PINS := --quiet --strip-extras --no-header --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host
 
