@@ -65,7 +65,7 @@ class Execution:
         status, error = together(outcomes)
         may_pass = status not in GOOD and any(outcome.may_pass for outcome in outcomes)
         # The rows that an error kept from Kafka are in the spool, if they are sent again.
-        broke_off = not may_pass and any(_broke_off(outcome) for outcome in outcomes)
+        broke_off = not may_pass and any(each.is_kafka and each.broke_off for each in outcomes)
         self._end(status, error, broke_off=broke_off, may_pass=may_pass)
 
     def break_off(
@@ -267,7 +267,3 @@ class Execution:
             return copied, ""
         missing = self._kept.rows - copied
         return copied, f"{missing} of {self._kept.rows} dead letters were not written: {why}"
-
-
-def _broke_off(outcome: Outcome) -> bool:
-    return outcome.is_kafka and outcome.broke_off

@@ -10,7 +10,7 @@ from scheduling.models import Output, RunDestination, SchedulingHistoryItem
 
 Status = SchedulingHistoryItem.Status
 
-# From best to worst; a run of several destinations that differ is partial.
+# With these, nothing is left to be delivered.
 GOOD = (Status.SUCCESS, Status.SKIPPED)
 
 
